@@ -1,0 +1,1 @@
+"""Stable attention aggregation: the marginal of a joint softmax."""
