@@ -1,0 +1,154 @@
+"""Errors in units in the last place, against the oracle: a histogram an implementation and kind of input.
+
+Values of alpha below the smallest normal number are counted apart: there a unit is the smallest subnormal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..benchmarks.common import fagg
+from ..benchmarks.peers import Unavailable, make
+from .markdown import digits, table
+from .record import caption, progress
+
+Kind = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+def _one_hot(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    x = np.full((shape[0], math.prod(shape[1:])), -110.0, np.float32)
+    x[np.arange(shape[0]), rng.integers(x.shape[1], size=shape[0])] = 0.1
+    return x.reshape(shape)
+
+
+def _geometric(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """exp(a) falls by a constant factor from element to element, from 1 to exp(-110) over the row."""
+    tail = np.linspace(0, -110, math.prod(shape[1:]), dtype=np.float32)
+    return np.repeat(tail[None], shape[0], axis=0).reshape(shape)
+
+
+# float32 throughout, so that both dtypes have the same exact values to find.
+KINDS: dict[str, Kind] = {
+    "N(0, 1)": lambda rng, shape: rng.standard_normal(shape, np.float32),
+    "N(0, 30)": lambda rng, shape: 30 * rng.standard_normal(shape, np.float32),
+    "uniform ±110": lambda rng, shape: 220 * rng.random(shape, np.float32) - 110,
+    "N(0, 1) + 1e4": lambda rng, shape: 10_000 + rng.standard_normal(shape, np.float32),
+    "N(0, 1) - 1e4": lambda rng, shape: rng.standard_normal(shape, np.float32) - 10_000,
+    "all equal": lambda rng, shape: np.full(shape, 88.723, np.float32),
+    "geometric tails": _geometric,
+    "one-hot": _one_hot,
+}
+SHAPES = (
+    (4096, 1, 1, 1),
+    (1024, 2, 2, 1),
+    (256, 10, 2, 10),
+    (64, 64, 4, 4),
+    (16, 512, 8, 4),
+    (4, 4096, 8, 8),
+    (1, 2**22, 1, 1),
+    (1, 4, 1, 2**20),
+    (1, 2**20, 8, 8),
+)
+IMPLEMENTATIONS = ("fagg", "SciPy softmax", "torch.softmax + sum", "JAX jit")
+DTYPES = ("float32", "float64")
+EDGES = (0.5, 1, 2, 4, 16, 256, 65536)
+BINS = [f"to {edge}" for edge in EDGES] + ["more", "not finite"]
+
+
+def measure(rounds: int | None) -> dict[str, Any]:
+    del rounds  # the errors are the same each time
+    from nbfagg.reference import oracle
+
+    rows = []
+    for seed, (kind, shape) in enumerate((kind, shape) for kind in KINDS for shape in SHAPES):
+        a = KINDS[kind](np.random.default_rng(seed), shape)
+        exact = oracle(a)
+        for dtype in DTYPES:
+            for who, result in _results(a.astype(dtype, copy=False)):
+                found = errors(result, exact)
+                rows.append({"dtype": dtype, "kind": kind, "shape": shape, "who": who, **found})
+                if who == "fagg":
+                    worst = ", ".join(
+                        f"{name} {found[name]['worst']:.3g}" for name in ("normal", "subnormal")
+                    )
+                    progress("accuracy", f"{kind} {shape} {dtype}: worst ulp {worst}")
+    return {"bins": BINS, "rows": rows}
+
+
+def _results(a: np.ndarray) -> Any:
+    """Whoever is there, with its result."""
+    for who in IMPLEMENTATIONS:
+        try:
+            call = (lambda: fagg()(a)) if who == "fagg" else make(who, a)
+        except Unavailable:
+            continue
+        with np.errstate(all="ignore"):
+            yield who, np.asarray(call())
+
+
+def errors(result: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
+    """How many errors fall into each bin, and the largest that is finite."""
+    from nbfagg.reference import ulp_error
+
+    error = ulp_error(result, exact)
+    bins = np.where(np.isfinite(result), np.searchsorted(EDGES, error), len(EDGES) + 1)
+    is_normal = exact >= np.finfo(result.dtype).smallest_normal
+    return {
+        name: {
+            "counts": np.bincount(bins[chosen], minlength=len(BINS)).tolist(),
+            "worst": float(error[chosen & np.isfinite(error)].max(initial=0.0)),
+        }
+        for name, chosen in (("normal", is_normal), ("subnormal", ~is_normal))
+    }
+
+
+def render(found: dict[str, Any]) -> str:
+    """The histogram over all inputs, then the worst error for each kind."""
+    blocks = []
+    for dtype in DTYPES:
+        mine = [row for row in found["rows"] if row["dtype"] == dtype]
+        who = [name for name in IMPLEMENTATIONS if any(row["who"] == name for row in mine)]
+        if not who:
+            continue
+        blocks.append(table([f"{dtype}: % of alphas, by ulp", *who], _histogram(mine, who, found["bins"])))
+        blocks.append(table([f"{dtype}: worst ulp", *who], _worst(mine, who)))
+    return "\n\n".join([*blocks, caption(found, "numba", "numpy", "scipy", "torch", "jax")])
+
+
+def _histogram(rows: list[dict[str, Any]], who: list[str], bins: list[str]) -> list[list[str]]:
+    """Each row of inputs weighs the same, or the longest would be all that one sees."""
+    shares = {}
+    for name in who:
+        counts = [np.array(row["normal"]["counts"], float) for row in rows if row["who"] == name]
+        shares[name] = np.mean([count / count.sum() for count in counts if count.sum()], axis=0) * 100
+    return [[name, *(_percent(shares[one][i]) for one in who)] for i, name in enumerate(bins)]
+
+
+def _percent(share: float) -> str:
+    if share == 0:
+        return ""
+    return "< 0.01" if share < 0.01 else f"{share:.2f}"
+
+
+def _worst(rows: list[dict[str, Any]], who: list[str]) -> list[list[str]]:
+    lines = []
+    for label, part in (("", "normal"), (", subnormal", "subnormal")):
+        for kind in KINDS:
+            found = [
+                [row[part] for row in rows if row["kind"] == kind and row["who"] == name] for name in who
+            ]
+            if any(sum(one["counts"]) for one in found[0]):
+                lines.append([kind + label, *map(_largest, found)])
+    return lines
+
+
+def _largest(parts: list[dict[str, Any]]) -> str:
+    return (
+        "not finite"
+        if any(one["counts"][-1] for one in parts)
+        else digits(max(one["worst"] for one in parts))
+    )

@@ -1,0 +1,52 @@
+"""README.md's tables, from the records alone: `<!-- figures:NAME -->` ... `<!-- /figures -->`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+from . import record
+
+README = record.ROOT / "README.md"
+# The marker's name: the figure, and what of its module writes the table.
+TABLES = {
+    "speed": ("speed", "render"),
+    "views": ("speed", "render_views"),
+    "peers": ("peers", "render"),
+    "small": ("small", "render"),
+    "startup": ("startup", "render"),
+    "accuracy": ("accuracy", "render"),
+    "memory": ("memory", "render"),
+}
+MARKED = re.compile(r"(?P<begin><!-- figures:(?P<name>[\w-]+) -->\n).*?(?P<end><!-- /figures -->)", re.DOTALL)
+
+
+def main(*, check: bool, path: Path | None = None) -> int:
+    path = path or README
+    try:
+        old = path.read_text(encoding="utf-8")
+        new = MARKED.sub(_block, old)
+    except (OSError, ValueError) as wrong:
+        print(f"readme: {wrong}", file=sys.stderr)
+        return 1
+    if new == old:
+        return 0
+    if check:
+        print(
+            f"readme: {path.name} differs from the records: python -m asv_bench.figures readme",
+            file=sys.stderr,
+        )
+        return 1
+    path.write_text(new, encoding="utf-8")
+    return 0
+
+
+def _block(marked: re.Match[str]) -> str:
+    name = marked["name"]
+    if name not in TABLES:
+        raise ValueError(f"no figure {name!r}, there are {', '.join(TABLES)}")
+    figure, function = TABLES[name]
+    text = getattr(importlib.import_module(f"{__package__}.{figure}"), function)(record.read(figure))
+    return f"{marked['begin']}\n{text}\n\n{marked['end']}"

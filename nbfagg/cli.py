@@ -1,0 +1,140 @@
+"""The command ``nbfagg``: its arguments, its exit codes, and nothing else.
+
+Each sub-command is a module of its own, imported only when it is called for, so that ``nbfagg --version`` and
+an error of the command line cost no import of NumPy or Numba.
+
+====  ==================================================================
+exit  when
+====  ==================================================================
+0     done, and what was shown is as promised
+1     a difference was found (`check`, `demo`), or a file or device failed
+2     the command line is wrong; one line on stderr says how
+130   interrupted (Ctrl-C)
+141   the reader of the output has gone (a broken pipe)
+====  ==================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+class _Version(argparse.Action):
+    """Print the version and stop; it is looked up only here."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("nbfagg")
+        except PackageNotFoundError:
+            found = "(not installed)"
+        print(parser.prog, found)
+        parser.exit()
+
+
+def _seed(text: str) -> int:
+    """Convert the value of ``--seed``: what NumPy's generators take."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from nbfagg import demo
+
+    return demo.run(arguments.sentence, plain=arguments.plain)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from nbfagg import info
+
+    info.show_config()
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from nbfagg import check
+
+    return check.run(arguments.seed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="nbfagg", description="Stable attention aggregation of arrays.", allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, run: Any, what: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    demo = command("demo", _demo, "show which words of three sentences a transformer attends to")
+    demo.add_argument("--sentence", type=int, choices=(1, 2, 3), help="show this one only")
+    demo.add_argument("--plain", action="store_true", help="numbers and bars, no colour, on a terminal too")
+
+    command("info", _info, "show versions, threads, SIMD width, cache directory and GPUs")
+
+    check = command("check", _check, "compare fagg with an oracle of higher precision on this machine")
+    check.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random logits (default: 0)")
+    return parser
+
+
+def _flush() -> None:
+    # There is no stdout at all where the caller closed it.
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Let what stdout still buffers go nowhere: the interpreter flushes it once more, and complains."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (AttributeError, OSError):
+        pass
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command ``nbfagg``.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments behind the command's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code; see the module's table.
+    """
+    try:
+        try:
+            arguments = _parser().parse_args(argv)
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 0
+        else:
+            status = arguments.run(arguments)
+        _flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _drop_output()
+        return 141
+    except OSError as error:
+        _drop_output()
+        print(f"nbfagg: error: {error}", file=sys.stderr)
+        return 1
+    return status

@@ -1,0 +1,116 @@
+"""From sums to results: each token's sum over the row's total, rounded once."""
+
+import math
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from nbfagg import scalar
+from nbfagg.cpu.exp import LIFT_F32, LIFT_F64
+from nbfagg.cpu.tiles import jit, lanes, type_as
+from nbfagg.cpu.vector import (
+    BYTES,
+    F32,
+    add,
+    fma,
+    load,
+    mul,
+    narrow,
+    negative,
+    peek,
+    poke,
+    splat,
+    store,
+    store_first,
+    widen,
+    widened,
+)
+
+
+def lift_down(like):
+    """Give 2**-LIFT for the type of `like`."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(lift_down)
+def _lift_down(like):
+    value = 2.0**-LIFT_F32 if like == types.float32 else 2.0**-LIFT_F64
+    return lambda like: value
+
+
+def weigh(like, sums, total, inverse, factor):
+    """Give sums / total * factor for a vector of float64 sums, in the type of `like`.
+
+    factor is a power of two (or moves between far-off origins) and inverse is
+    1 / total. float64 corrects the product's rounding by the quotient's
+    residual; float32 has 29 bits to spare.
+    """
+    raise NotImplementedError("for compiled code")
+
+
+@overload(weigh)
+def _weigh(like, sums, total, inverse, factor):
+    if like == types.float32:
+        return lambda like, sums, total, inverse, factor: narrow(mul(sums, splat(sums, inverse * factor)))
+
+    def double(like, sums, total, inverse, factor):
+        reciprocal = splat(sums, inverse)
+        quotient = mul(sums, reciprocal)
+        residual = fma(negative(splat(sums, total)), quotient, sums)
+        return mul(fma(residual, reciprocal, quotient), splat(sums, factor))
+
+    return double
+
+
+def to_sums(x):
+    """Widen a vector of the result's type to float64."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(to_sums)
+def _to_sums(x):
+    if x == F32:
+        return lambda x: widen(x)
+    return lambda x: x
+
+
+@jit
+def finish(like, sums, out, count, total, inverse, factor):
+    """Write `count` weights to `out` from float64 sums."""
+    width = lanes(like)
+    for _ in range(count // width):
+        store(out, weigh(like, load(widened(like), sums), total, inverse, factor))
+        sums += width * 8
+        out += BYTES
+    rest = count % width
+    if rest:
+        store_first(out, weigh(like, load(widened(like), sums), total, inverse, factor), rest)
+
+
+@jit
+def finish_in_place(like, out, count, total, inverse, factor):
+    """Turn `count` sums that wait in the result itself into weights."""
+    width = lanes(like)
+    for _ in range(count // width):
+        store(out, weigh(like, to_sums(load(like, out)), total, inverse, factor))
+        out += BYTES
+    for i in range(count % width):
+        place = out + i * (BYTES // width)
+        poke(place, type_as(like, peek(like, place) * inverse * factor))
+
+
+@jit
+def finish_log(like, total_sum, maximum, row_maximum, total, law):
+    """Give log(sum / total) of one token whose sum is relative to `maximum`."""
+    if total_sum == 0.0 or maximum == -math.inf:
+        return type_as(like, -math.inf if total == total else total)
+    return type_as(
+        like, math.log(total_sum / total) + scalar.distance(maximum, row_maximum, law[0]) * scalar.LN_2
+    )
+
+
+@jit
+def finish_lse(like, maximum, total, law, scale):
+    """Give a row's natural log-sum-exp."""
+    return type_as(like, scalar.log_sum_exp(maximum, total * lift_down(like), law[0], scale))

@@ -1,0 +1,224 @@
+"""Rows taken token by token: each token's terms side by side, or gathered to lie so.
+
+A row is cut into blocks of whole tokens that fit a tile (or, where a token is
+longer than a tile, tokens into pieces), and blocks are grouped into parts. The
+cuts follow from the row's shape alone and sums are merged in the order of the
+cuts, so a row's bits depend neither on the number of threads nor on its
+neighbours.
+
+`reduce_part` takes maximum and sums of every block while it is in L1. The
+row's reference point and total then follow from its parts', and `finish_part`
+turns sums into results. A thread that has a whole row does both in one go; the
+parts of a long row are shared by all threads, one phase after the other.
+"""
+
+import math
+
+import numpy as np
+
+from nbfagg import scalar
+from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down
+from nbfagg.cpu.gather import locate
+from nbfagg.cpu.tiles import jit, lanes, maximum, point_of, run_sum, token_sums, type_as
+from nbfagg.cpu.vector import BYTES, peek, poke
+from nbfagg.fields import (
+    BLOCK_TOKENS,
+    BLOCKS,
+    PART_BLOCKS,
+    PARTS,
+    PIECE_TERMS,
+    PIECES,
+    ROWS,
+    ROWS_A_TASK,
+    SUMS_IN_RESULT,
+    TERMS,
+    TILE_BYTES,
+    TOKENS,
+)
+
+# A token that is this much smaller than its block's largest exponential has lost
+# bits to the block's reference point; its logarithm is taken anew.
+DOUBT = 2.0**-60
+# What short_sums wants at most: two areas of SHORT vectors and one for the fold.
+SCRATCH_BYTES = 2 * (64 + 1) * BYTES + 16 * BYTES
+
+
+@jit
+def reduce_part(like, source, plan, law, row, part, notes, sums, out, buffer):
+    """Reduce the blocks of one part of a row; give the part's maximum and total.
+
+    notes is the address of the row's (maximum, total) pairs, one a block. sums
+    is that of the row's token sums, float64; where they wait in the result,
+    sums has room for one block and they are rounded to `out`.
+    """
+    size = BYTES // lanes(like)
+    tokens, terms = plan[TOKENS], plan[TERMS]
+    block_tokens, pieces = plan[BLOCK_TOKENS], plan[PIECES]
+    scratch = buffer + plan[TILE_BYTES]
+    part_maximum, whole, rest = -math.inf, 0.0, 0.0
+    for block in range(part * plan[PART_BLOCKS], min((part + 1) * plan[PART_BLOCKS], plan[BLOCKS])):
+        if pieces == 1:
+            token = block * block_tokens
+            count = min(block_tokens, tokens - token)
+            p = locate(like, source, plan, row, token, count, 0, terms, buffer)
+            top = np.float64(maximum(like, p, count * terms))
+            point = point_of(like, top, law)
+            ahead = block_tokens * terms * size
+            if plan[SUMS_IN_RESULT]:
+                total = token_sums(like, p, count, terms, point, sums, scratch, ahead)
+                finish(like, sums, out + token * size, count, 1.0, 1.0, 1.0)
+            else:
+                total = token_sums(like, p, count, terms, point, sums + token * 8, scratch, ahead)
+        else:
+            term = block % pieces * plan[PIECE_TERMS]
+            count = min(plan[PIECE_TERMS], terms - term)
+            p = locate(like, source, plan, row, block // pieces, 1, term, count, buffer)
+            top = np.float64(maximum(like, p, count))
+            total = run_sum(like, p, count, point_of(like, top, law), plan[PIECE_TERMS] * size)
+        poke(notes + 16 * block, top)
+        poke(notes + 16 * block + 8, total)
+        part_maximum, whole, rest = scalar.merge(part_maximum, whole, rest, top, total, law[0])
+    return part_maximum, whole + rest
+
+
+@jit
+def merge_notes(notes, first, last, law):
+    """Merge the (maximum, total) pairs first ... last - 1 that lie at notes."""
+    top, whole, rest = -math.inf, 0.0, 0.0
+    for i in range(first, last):
+        top, whole, rest = scalar.merge(
+            top, whole, rest, peek(0.0, notes + 16 * i), peek(0.0, notes + 16 * i + 8), law[0]
+        )
+    return top, whole + rest
+
+
+@jit
+def log_token(like, source, plan, law, row, token, total_sum, top, row_top, total, buffer):
+    """Give a token's logarithm, from a sum of its own where the block's may have lost it."""
+    terms = plan[TERMS]
+    if total_sum * lift_down(like) < DOUBT:
+        p = locate(like, source, plan, row, token, 1, 0, terms, buffer)
+        top = np.float64(maximum(like, p, terms))
+        total_sum = run_sum(like, p, terms, point_of(like, top, law), 0)
+    return finish_log(like, total_sum, top, row_top, total, law)
+
+
+@jit
+def finish_part(like, source, plan, law, log, row, part, notes, sums, out, row_top, total, buffer):
+    """Write the results of one part of a row from its sums."""
+    size = BYTES // lanes(like)
+    tokens, pieces = plan[TOKENS], plan[PIECES]
+    block_tokens = plan[BLOCK_TOKENS]
+    inverse = 1.0 / total if total != 0.0 else 0.0
+    first = part * plan[PART_BLOCKS]
+    last = min(first + plan[PART_BLOCKS], plan[BLOCKS])
+    if pieces > 1:
+        # A token belongs to the part that holds its last piece.
+        for token in range(first // pieces, last // pieces):
+            top, token_sum = merge_notes(notes, token * pieces, (token + 1) * pieces, law)
+            if log:
+                value = finish_log(like, token_sum, top, row_top, total, law)
+            else:
+                value = type_as(like, token_sum / total * scalar.rescale(top, row_top, law[0]))
+                if total == 0.0:
+                    value = type_as(like, 0.0)
+            poke(out + token * size, value)
+        return
+    for block in range(first, last):
+        token = block * block_tokens
+        count = min(block_tokens, tokens - token)
+        top = peek(0.0, notes + 16 * block)
+        if log:
+            for i in range(token, token + count):
+                if plan[SUMS_IN_RESULT]:
+                    token_sum = np.float64(peek(like, out + i * size))
+                else:
+                    token_sum = peek(0.0, sums + i * 8)
+                value = log_token(like, source, plan, law, row, i, token_sum, top, row_top, total, buffer)
+                poke(out + i * size, value)
+        else:
+            factor = scalar.rescale(top, row_top, law[0])
+            if plan[SUMS_IN_RESULT]:
+                finish_in_place(like, out + token * size, count, total, inverse, factor)
+            else:
+                finish(like, sums + token * 8, out + token * size, count, total, inverse, factor)
+
+
+@jit
+def row_result(like, plan, base, row):
+    """Give the address of a row's results, which lie in one piece."""
+    return base + row * plan[TOKENS] * (BYTES // lanes(like))
+
+
+@jit
+def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
+    """Reduce and finish one task's rows, one after the other; sums and notes stay in this thread's cache."""
+    sums = work + 16 * plan[BLOCKS]
+    room = plan[BLOCK_TOKENS] if plan[SUMS_IN_RESULT] else plan[TOKENS]
+    buffer = sums + 8 * (room + lanes(like))
+    first = task * plan[ROWS_A_TASK]
+    for row in range(first, min(first + plan[ROWS_A_TASK], plan[ROWS])):
+        result = row_result(like, plan, out, row)
+        top, whole, rest = -math.inf, 0.0, 0.0
+        for part in range(plan[PARTS]):
+            part_top, part_total = reduce_part(
+                like, source, plan, law, row, part, work, sums, result, buffer
+            )
+            top, whole, rest = scalar.merge(top, whole, rest, part_top, part_total, law[0])
+        total = whole + rest
+        for part in range(plan[PARTS]):
+            finish_part(like, source, plan, law, log, row, part, work, sums, result, top, total, buffer)
+        if lse:
+            poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total, law, scale))
+
+
+@jit
+def reduce_task(like, source, plan, law, out, shared, thread, task):
+    """Reduce one part of one row into the workspace that all threads share."""
+    row, part = task // plan[PARTS], task % plan[PARTS]
+    part_notes, notes, sums, buffer = shared_places(like, plan, shared, thread, row)
+    top, total = reduce_part(
+        like, source, plan, law, row, part, notes, sums, row_result(like, plan, out, row), buffer
+    )
+    poke(part_notes + 16 * part, top)
+    poke(part_notes + 16 * part + 8, total)
+
+
+@jit
+def finish_task(like, source, plan, law, scale, log, out, lse, shared, thread, task):
+    """Finish one part of one row, once all of its parts are reduced."""
+    row, part = task // plan[PARTS], task % plan[PARTS]
+    part_notes, notes, sums, buffer = shared_places(like, plan, shared, thread, row)
+    top, total = merge_notes(part_notes, 0, plan[PARTS], law)
+    result = row_result(like, plan, out, row)
+    finish_part(like, source, plan, law, log, row, part, notes, sums, result, top, total, buffer)
+    if lse and part == 0:
+        poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total, law, scale))
+
+
+@jit
+def shared_places(like, plan, shared, thread, row):
+    """Give the addresses of a row's part notes, block notes and sums, and of the thread's buffer."""
+    blocks = shared + 16 * plan[PARTS] * plan[ROWS]
+    sums = blocks + 16 * plan[BLOCKS] * plan[ROWS]
+    notes = blocks + 16 * plan[BLOCKS] * row
+    part_notes = shared + 16 * plan[PARTS] * row
+    if plan[SUMS_IN_RESULT]:
+        return part_notes, notes, thread, thread + 8 * (plan[BLOCK_TOKENS] + lanes(like))
+    return part_notes, notes, sums + 8 * (plan[TOKENS] + lanes(like)) * row, thread
+
+
+def workspace(plan, lanes):
+    """Give the bytes that all threads share, and the bytes of each one, for (whole rows, split rows)."""
+    scratch = int(plan[TILE_BYTES]) + SCRATCH_BYTES
+    block = 8 * (int(plan[BLOCK_TOKENS]) + lanes)
+    row = 8 * (int(plan[TOKENS]) + lanes)
+    notes = 16 * int(plan[BLOCKS])
+    in_result = bool(plan[SUMS_IN_RESULT])
+    whole = (0, notes + (block if in_result else row) + scratch)
+    rows = int(plan[ROWS])
+    split = (
+        rows * (16 * int(plan[PARTS]) + notes + (0 if in_result else row)),
+        (block if in_result else 0) + scratch,
+    )
+    return whole, split

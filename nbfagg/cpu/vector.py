@@ -1,0 +1,407 @@
+"""SIMD vectors as a Numba type, and the primitive operations on them.
+
+A vector holds 64 bytes: 16 float32 or 8 float64 lanes, on every machine. LLVM
+splits it into two registers under AVX2 and four under SSE or NEON, so the
+order of every sum, and with it every bit of a result, is the same whatever the
+processor's width. Loops written on these vectors need no auto-vectoriser: what
+stands in the kernel is what runs.
+
+Addresses are plain integers (bytes); nothing here checks a bound.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+BYTES = 64
+
+_F32, _F64 = ir.FloatType(), ir.DoubleType()
+_I1, _I8, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
+
+
+class Vec(types.Type):
+    """The Numba type of a vector: `lanes` numbers of the Numba type `dtype`."""
+
+    def __init__(self, dtype, lanes):
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Vec({dtype}, {lanes})")
+
+
+def _element(dtype):
+    return _F32 if dtype == types.float32 else _F64
+
+
+@intrinsic
+def widened(typingctx, like):
+    """Give a float64 vector with the lanes of `like`, holding nothing: a type to load by."""
+    vec = WIDE if like == types.float32 else F64
+    return vec(like), lambda context, builder, signature, args: ir.Constant(_llvm(vec), ir.Undefined)
+
+
+def _llvm(vec):
+    return ir.VectorType(_element(vec.dtype), vec.lanes)
+
+
+@register_model(Vec)
+class _VecModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, _llvm(fe_type))
+
+
+F32 = Vec(types.float32, 16)
+F64 = Vec(types.float64, 8)
+WIDE = Vec(types.float64, 16)  # the lanes of an F32 vector, widened
+
+
+def _vec_of(like):
+    """Give the vector type for a scalar or a vector `like`."""
+    if isinstance(like, Vec):
+        return like
+    return F32 if like == types.float32 else F64
+
+
+def _integers(vector_type):
+    """Give the integer vector with the same lanes and bits."""
+    bits = 32 if vector_type.element == _F32 else 64
+    return ir.VectorType(ir.IntType(bits), vector_type.count)
+
+
+def _fill(vector_type, value):
+    return ir.Constant(vector_type, [value] * vector_type.count)
+
+
+def _call(builder, name, result, args, suffix):
+    """Call the LLVM intrinsic `name`; llvmlite cannot mangle vector types itself."""
+    kind = {_F32: "f32", _F64: "f64"}[suffix.element]
+    function_type = ir.FunctionType(result, [a.type for a in args])
+    function = cgutils.get_or_insert_function(builder.module, function_type, f"{name}.v{suffix.count}{kind}")
+    return builder.call(function, args)
+
+
+def _pointer(builder, address, pointee):
+    return builder.inttoptr(address, ir.PointerType(pointee))
+
+
+# --- memory ------------------------------------------------------------------
+
+
+@intrinsic
+def load(typingctx, like, address):
+    """Load the vector at `address`, of the type of the scalar or vector `like`."""
+    vec = _vec_of(like)
+
+    def codegen(context, builder, signature, args):
+        value = builder.load(_pointer(builder, args[1], _llvm(vec)))
+        value.align = _llvm(vec).element.get_abi_size(context.target_data)
+        return value
+
+    return vec(like, types.intp), codegen
+
+
+@intrinsic
+def load_first(typingctx, like, address, count, rest):
+    """Load the first `count` lanes from `address`; the others are `rest`."""
+    vec = _vec_of(like)
+
+    def codegen(context, builder, signature, args):
+        vt = _llvm(vec)
+        mask = _first(builder, args[2], vt.count)
+        other = _splat(builder, args[3], vt)
+        pointer = _pointer(builder, args[1], vt)
+        kind = "f32" if vt.element == _F32 else "f64"
+        name = f"llvm.masked.load.v{vt.count}{kind}.p0"
+        function_type = ir.FunctionType(vt, [pointer.type, _I32, mask.type, vt])
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        align = vt.element.get_abi_size(context.target_data)
+        return builder.call(function, [pointer, _I32(align), mask, other])
+
+    return vec(like, types.intp, types.intp, vec.dtype), codegen
+
+
+@intrinsic
+def store(typingctx, address, vector):
+    """Store `vector` at `address`."""
+
+    def codegen(context, builder, signature, args):
+        instruction = builder.store(args[1], _pointer(builder, args[0], args[1].type))
+        instruction.align = args[1].type.element.get_abi_size(context.target_data)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, vector), codegen
+
+
+@intrinsic
+def store_first(typingctx, address, vector, count):
+    """Store the first `count` lanes of `vector` at `address`."""
+
+    def codegen(context, builder, signature, args):
+        vt = args[1].type
+        mask = _first(builder, args[2], vt.count)
+        pointer = _pointer(builder, args[0], vt)
+        kind = "f32" if vt.element == _F32 else "f64"
+        function_type = ir.FunctionType(ir.VoidType(), [vt, pointer.type, _I32, mask.type])
+        name = f"llvm.masked.store.v{vt.count}{kind}.p0"
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        align = vt.element.get_abi_size(context.target_data)
+        builder.call(function, [args[1], pointer, _I32(align), mask])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, vector, types.intp), codegen
+
+
+@intrinsic
+def prefetch(typingctx, address):
+    """Ask for the cache line at `address`; any address is allowed."""
+
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(builder, args[0], _I8)
+        function_type = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+@intrinsic
+def peek(typingctx, like, address):
+    """Load the scalar at `address`, of the type of the scalar `like`."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_pointer(builder, args[1], context.get_value_type(like)), align=1)
+
+    return like(like, types.intp), codegen
+
+
+@intrinsic
+def poke(typingctx, address, value):
+    """Store the scalar `value` at `address`."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(args[1], _pointer(builder, args[0], args[1].type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, value), codegen
+
+
+def _first(builder, count, lanes):
+    """Make the mask of the first `count` of `lanes` lanes."""
+    it = ir.VectorType(_I64, lanes)
+    return builder.icmp_signed(
+        "<", ir.Constant(it, list(range(lanes))), _splat(builder, builder.sext(count, _I64), it)
+    )
+
+
+# --- arithmetic: no fast-math flag is ever set, so NaN and infinities stay ----
+
+
+def _splat(builder, scalar, vector_type):
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, _I32(0))
+    zeros = ir.Constant(ir.VectorType(_I32, vector_type.count), [0] * vector_type.count)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+@intrinsic
+def splat(typingctx, like, scalar):
+    """Make a vector of the type of `like` with `scalar` in every lane."""
+    vec = _vec_of(like)
+    return vec(like, vec.dtype), lambda context, builder, signature, args: _splat(builder, args[1], _llvm(vec))
+
+
+@intrinsic
+def add(typingctx, x, y):
+    """Give x + y."""
+    return x(x, x), lambda context, builder, signature, args: builder.fadd(*args)
+
+
+@intrinsic
+def sub(typingctx, x, y):
+    """Give x - y."""
+    return x(x, x), lambda context, builder, signature, args: builder.fsub(*args)
+
+
+@intrinsic
+def mul(typingctx, x, y):
+    """Give x * y."""
+    return x(x, x), lambda context, builder, signature, args: builder.fmul(*args)
+
+
+@intrinsic
+def negative(typingctx, x):
+    """Give -x."""
+    return x(x), lambda context, builder, signature, args: builder.fneg(args[0])
+
+
+@intrinsic
+def fma(typingctx, x, y, z):
+    """Give x * y + z, rounded once."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.fma", args[0].type, args, args[0].type)
+
+    return x(x, x, x), codegen
+
+
+@intrinsic
+def larger(typingctx, x, y):
+    """Give x where x > y, else y: a NaN in x is passed over, one in y is kept.
+
+    One instruction on x86 (its maximum has just this rule), where
+    llvm.maximum, which keeps either NaN, takes four.
+    """
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[0], args[1])
+
+    return x(x, x), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, t):
+    """Give 2**k, where the low bits of the number t hold k plus the exponent bias."""
+
+    def codegen(context, builder, signature, args):
+        it = _integers(args[0].type)
+        mantissa = 23 if args[0].type.element == _F32 else 52
+        return builder.bitcast(
+            builder.shl(builder.bitcast(args[0], it), _fill(it, mantissa)), args[0].type
+        )
+
+    return t(t), codegen
+
+
+@intrinsic
+def round_up(typingctx, x):
+    """Give the smallest integer not below x."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.ceil", args[0].type, args, args[0].type)
+
+    return x(x), codegen
+
+
+# --- between types and lanes --------------------------------------------------
+
+
+@intrinsic
+def widen(typingctx, x):
+    """Turn 16 float32 lanes into 16 float64 ones."""
+    return WIDE(F32), lambda context, builder, signature, args: builder.fpext(args[0], _llvm(WIDE))
+
+
+@intrinsic
+def narrow(typingctx, x):
+    """Turn 16 float64 lanes into 16 float32 ones, each rounded to nearest."""
+    return F32(WIDE), lambda context, builder, signature, args: builder.fptrunc(args[0], _llvm(F32))
+
+
+@intrinsic
+def largest(typingctx, x):
+    """Give the largest lane of x, which holds no NaN."""
+
+    def codegen(context, builder, signature, args):
+        vt = args[0].type
+        function_type = ir.FunctionType(vt.element, [vt])
+        kind = "f32" if vt.element == _F32 else "f64"
+        name = f"llvm.vector.reduce.fmax.v{vt.count}{kind}"
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        return builder.call(function, args, fastmath=("nnan",))
+
+    return x.dtype(x), codegen
+
+
+@intrinsic
+def total(typingctx, x):
+    """Sum the lanes of x: halves onto halves, the same order on every machine."""
+
+    def codegen(context, builder, signature, args):
+        value = args[0]
+        count = value.type.count
+        while count > 1:
+            count //= 2
+            low = ir.Constant(ir.VectorType(_I32, count), list(range(count)))
+            high = ir.Constant(ir.VectorType(_I32, count), list(range(count, 2 * count)))
+            undefined = ir.Constant(value.type, ir.Undefined)
+            value = builder.fadd(
+                builder.shuffle_vector(value, undefined, low), builder.shuffle_vector(value, undefined, high)
+            )
+        return builder.extract_element(value, _I32(0))
+
+    return x.dtype(x), codegen
+
+
+def _fold(builder, left, right, low, high):
+    mask = [ir.Constant(ir.VectorType(_I32, len(m)), m) for m in (low, high)]
+    return builder.fadd(builder.shuffle_vector(left, right, mask[0]), builder.shuffle_vector(left, right, mask[1]))
+
+
+@intrinsic(prefer_literal=True)
+def sum_groups(typingctx, like, address, width):
+    """Sum groups of `width` neighbours: lane j gives x[j*width] + ... + x[j*width + width - 1].
+
+    `width` is a literal. As many groups as there are lanes are read from
+    `address`. Neighbours are added in pairs while `width` is even, which costs
+    three instructions a vector; an odd rest takes one shuffle a term.
+    """
+    vec = _vec_of(like)
+
+    def codegen(context, builder, signature, args):
+        vt = _llvm(vec)
+        lanes = vt.count
+        values = []
+        for j in range(width.literal_value):
+            value = builder.load(_pointer(builder, builder.add(args[1], _I64(BYTES * j)), vt))
+            value.align = vt.element.get_abi_size(context.target_data)
+            values.append(value)
+        even, odd = list(range(0, 2 * lanes, 2)), list(range(1, 2 * lanes, 2))
+        while len(values) % 2 == 0:
+            values = [
+                _fold(builder, values[j], values[j + 1], even, odd) for j in range(0, len(values), 2)
+            ]
+        result = None
+        for term in range(len(values)):
+            # Gather lane j from number j*len + term of the concatenated vectors.
+            wanted = [j * len(values) + term for j in range(lanes)]
+            gathered = None
+            for v, value in enumerate(values):
+                if gathered is None:
+                    index = [w % lanes if w // lanes == v else 0 for w in wanted]
+                    mask = ir.Constant(ir.VectorType(_I32, lanes), index)
+                    gathered = builder.shuffle_vector(value, value, mask)
+                else:
+                    index = [lanes + w % lanes if w // lanes == v else j for j, w in enumerate(wanted)]
+                    mask = ir.Constant(ir.VectorType(_I32, lanes), index)
+                    gathered = builder.shuffle_vector(gathered, value, mask)
+            result = gathered if result is None else builder.fadd(result, gathered)
+        return result
+
+    return vec(like, types.intp, width), codegen
+
+
+@intrinsic
+def sum_rows(typingctx, like, address):
+    """Sum each of the vectors that lie at `address`, as many as there are lanes, into a lane."""
+    vec = _vec_of(like)
+
+    def codegen(context, builder, signature, args):
+        vt = _llvm(vec)
+        lanes = vt.count
+        values = []
+        for j in range(lanes):
+            value = builder.load(_pointer(builder, builder.add(args[1], _I64(BYTES * j)), vt))
+            value.align = vt.element.get_abi_size(context.target_data)
+            values.append(value)
+        # Each round halves what is left of every row and packs two results into one vector.
+        block = lanes
+        while len(values) > 1:
+            low, high = [], []
+            for start in range(0, 2 * lanes, block):
+                low += range(start, start + block // 2)
+                high += range(start + block // 2, start + block)
+            values = [_fold(builder, values[j], values[j + 1], low, high) for j in range(0, len(values), 2)]
+            block //= 2
+        return values[0]
+
+    return vec(like, types.intp), codegen

@@ -1,0 +1,95 @@
+"""The formulas, once: plain functions of numbers, compiled by each target.
+
+A row's sums are kept relative to a reference point that follows from its
+maximum alone. The point is a power of two, 2**shift, so that moving a sum from
+one point to another is exact. Logits too large for that (their product with
+log2 e leaves the range in which an integer and its fraction both fit) are first
+moved by their maximum itself, which is exact there.
+"""
+
+import math
+
+LOG2_E = 1.4426950408889634
+LOG2_E_REST = 2.0355273740931033e-17  # log2 e - LOG2_E
+LN_2 = 0.6931471805599453
+
+# Above this |logit * scale * log2 e| the maximum is subtracted first. float32
+# holds integer and exponent in the 22 bits below its magic number.
+FAR = 2.0**21
+
+
+def origin(maximum: float, rate: float) -> float:
+    """Give what is subtracted from a logit: 0, or the maximum where it is far off.
+
+    `rate` is scale * log2 e. A maximum of -inf or +inf has no origin but 0.
+    """
+    if math.isinf(maximum) or abs(maximum * rate) <= FAR:
+        return 0.0
+    return maximum
+
+
+def shift(maximum: float, rate: float) -> float:
+    """Give the exponent of the reference point: the integer not below the maximum's base-2 logarithm."""
+    if math.isinf(maximum) or abs(maximum * rate) > FAR:
+        return 0.0
+    return math.ceil(maximum * rate)
+
+
+def distance(old: float, new: float, rate: float) -> float:
+    """Give the base-2 logarithm of the factor that moves a sum from the point of `old` to that of `new`."""
+    start, end = origin(old, rate), origin(new, rate)
+    exponent = shift(old, rate) - shift(new, rate)
+    if start != end:
+        return exponent + (start - end) * rate
+    return exponent
+
+
+def rescale(old: float, new: float, rate: float) -> float:
+    """Give the factor that moves a sum from the point of maximum `old` to that of `new` >= `old`.
+
+    Guarded at the reference point, not at the result: nothing (a maximum of
+    -inf) gets the factor 0, so that it adds nothing, while a NaN times 0 stays
+    a NaN.
+    """
+    if old == -math.inf:
+        return 0.0
+    if old == new:
+        return 1.0
+    exponent = distance(old, new, rate)
+    if not exponent > -1070.0:
+        return 0.0
+    if exponent == math.floor(exponent):
+        return math.ldexp(1.0, int(exponent))
+    return 2.0**exponent
+
+
+def merge(
+    max_a: float, sum_a: float, rest_a: float, max_b: float, sum_b: float, rate: float
+) -> tuple[float, float, float]:
+    """Merge (maximum, sum) b into a: the bigger maximum wins, the other's sum is rescaled.
+
+    sum_a + rest_a is an unevaluated sum, so that a long chain of merges loses
+    nothing. The identity is (-inf, 0, 0).
+    """
+    if max_b > max_a:
+        factor = rescale(max_a, max_b, rate)
+        max_a = max_b
+        sum_a *= factor
+        rest_a *= factor
+    else:
+        sum_b *= rescale(max_b, max_a, rate)
+    whole = sum_a + sum_b
+    part = whole - sum_a
+    return max_a, whole, rest_a + ((sum_a - (whole - part)) + (sum_b - part))
+
+
+def log_sum_exp(maximum: float, total: float, rate: float, scale: float) -> float:
+    """Give the natural logarithm of a total kept relative to the point of `maximum`."""
+    if math.isinf(maximum) and not math.isnan(total):
+        return maximum
+    if math.isinf(maximum):
+        return maximum if maximum > 0.0 else total
+    return math.log(total) + shift(maximum, rate) * LN_2 + origin(maximum, rate) * scale
+
+
+FORMULAS = (origin, shift, distance, rescale, merge, log_sum_exp)

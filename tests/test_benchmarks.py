@@ -1,0 +1,239 @@
+"""The benchmarks run, each once at a tiny shape; the README's tables are what the records say."""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# To build its C++ takes it half a minute.
+SLOW_PEERS = ("torch.compile",)
+
+PEERS_AT_WORK = """
+import json, sys
+import numpy as np
+from asv_bench.benchmarks import common, limits, peers
+
+a = np.array(json.loads(sys.stdin.read()), np.float32)
+names = [name for name in peers.PEERS if name not in sys.argv[1:]]
+calls = peers.available(a, names, note=lambda line: None)
+case = common.Case(a.shape)
+for call in limits.parts(a, case).values():
+    call()
+print(json.dumps({name: np.asarray(call()).tolist() for name, call in calls.items()}))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks():
+    """The suite importable, its shapes tiny and its turns short; all as it was afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        # At the end: the nbfagg to be tested is the one that is installed.
+        patch.setattr(sys, "path", [*sys.path, str(ROOT)])
+        common = importlib.import_module("asv_bench.benchmarks.common")
+        for name, case in common.CASES.items():
+            tiny = dataclasses.replace(case, shape=tuple(min(n, 4) for n in case.shape))
+            patch.setitem(common.CASES, name, tiny)
+        # Its threads would stay in the process of all the other tests.
+        patch.setattr(importlib.import_module("asv_bench.benchmarks.limits"), "_torch", lambda: None)
+        for name, value in {"ROUNDS": 2, "SETTLE": 0.0, "BLOCK": 0.0}.items():
+            patch.setattr(common, name, value)
+        yield
+
+
+def module(name):
+    return importlib.import_module(f"asv_bench.{name}")
+
+
+def methods():
+    """(class, method) of every benchmark, found as asv finds them."""
+    tree = (ROOT / "asv_bench" / "benchmarks" / "forward.py").read_text(encoding="utf-8")
+    name = None
+    for line in tree.splitlines():
+        if line.startswith("class "):
+            name = line.split()[1].rstrip(":")
+        elif line.startswith(("    def time_", "    def timeraw_", "    def track_", "    def peakmem_")):
+            yield name, line.split()[1].partition("(")[0]
+
+
+@pytest.mark.parametrize(("subject", "method"), list(methods()))
+def test_a_benchmark_runs(subject, method):
+    benchmark = getattr(module("benchmarks.forward"), subject)()
+    values = [choices[0] for choices in getattr(benchmark, "params", ())]
+    assert len(values) == len(getattr(benchmark, "param_names", ()))
+    benchmark.setup(*values)
+    result = getattr(benchmark, method)(*values)
+    if method.startswith("timeraw_"):
+        subprocess.run([sys.executable, "-c", result], check=True)
+    elif method.startswith("track_"):
+        assert result > 0
+    else:
+        assert result is None
+
+
+def test_every_parameter_has_its_shape():
+    forward, common = module("benchmarks.forward"), module("benchmarks.common")
+    for _, subject in inspect.getmembers(forward, inspect.isclass):
+        names = getattr(subject, "param_names", ())
+        for choices in [subject.params[i] for i, name in enumerate(names) if name == "shape"]:
+            assert set(choices) <= set(common.CASES)
+
+
+def test_the_peers_compute_the_same():
+    """In a process of their own: their threads would stay, and some of them warn of every later fork."""
+    from nbfagg.reference import oracle
+
+    a = np.random.default_rng(0).standard_normal((3, 5, 2, 7), dtype=np.float32)
+    done = subprocess.run(
+        [sys.executable, "-c", PEERS_AT_WORK, *SLOW_PEERS],
+        input=json.dumps(a.tolist()),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.keys() >= {"NumPy", "NumPy, ufuncs only"}
+    exact = oracle(a).astype(float)
+    for name, result in found.items():
+        # Two logarithms of size 4 are subtracted and the exponential is taken: some 4 * 2**-23 at the worst.
+        np.testing.assert_allclose(result, exact, rtol=2e-6, err_msg=name)
+
+
+def test_a_missing_peer_is_named():
+    peers = module("benchmarks.peers")
+    a = np.zeros((1, 1, 1, 1), np.float32)
+    notes = []
+
+    def missing(a):
+        import no_such_peer  # noqa: F401
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(peers.PEERS, "nobody", missing)
+        assert list(peers.available(a, ["nobody", "NumPy"], note=notes.append)) == ["NumPy"]
+    assert notes == ["without nobody: no_such_peer is not installed"]
+
+
+def test_a_view_is_read_in_memorys_order():
+    common, limits = module("benchmarks.common"), module("benchmarks.limits")
+    for case in common.views((2, 3, 4, 5), shortest=4):
+        a = common.logits(case)
+        assert a.shape == case.shape
+        assert a.strides[case.order[-1]] == a.itemsize
+        assert np.shares_memory(limits.memory_of(a), a)
+    with pytest.raises(ValueError, match="gaps"):
+        limits.memory_of(a[:, ::2])
+
+
+def test_the_eighteen_views():
+    assert len(module("benchmarks.common").views((32, 512, 12, 64), shortest=16)) == 18
+
+
+def test_the_limit_scales_only_what_outgrows_the_caches():
+    common, limits = module("benchmarks.common"), module("benchmarks.limits")
+    with pytest.MonkeyPatch.context() as patch:
+        for bound, expected in ((2**20, {"read", "fill", "new"}), (0, {"read", "fill", "new", "scale"})):
+            patch.setattr(limits, "CACHE_BYTES_A_CORE", bound)
+            case = common.Case((2, 6, 5, 1))
+            calls = limits.parts(common.logits(case), case)
+            assert {part for part, _ in calls} == expected
+            for call in calls.values():
+                call()
+
+
+def test_the_plain_read_reads_everything():
+    limits = module("benchmarks.limits")
+    for n in (1, 2, 7, 1000):
+        for place in {0, n // 2, n - 1}:
+            x = np.zeros(n, np.float32)
+            x[place] = 3
+            bits = limits._read(x.view(np.int32), min(n, 3))
+            assert np.int32(bits).view(np.float32) == 3
+
+
+def test_errors_fall_into_their_bins():
+    accuracy = module("figures.accuracy")
+    one = np.float32(1)
+    results = np.array([one, np.nextafter(one, one + one), np.nan, 3e-45], np.float32)
+    found = accuracy.errors(results, np.array([1, 1, 1, 0], np.longdouble))
+    counts = dict(zip(accuracy.BINS, found["normal"]["counts"], strict=True))
+    assert {name: count for name, count in counts.items() if count} == {
+        "to 0.5": 1,
+        "to 1": 1,
+        "not finite": 1,
+    }
+    assert found["normal"]["worst"] == 1
+    assert found["subnormal"]["worst"] == 2
+
+
+@pytest.fixture
+def tiny_figures(monkeypatch, tmp_path):
+    """Records go to a folder of their own, from arrays that cost nothing."""
+    monkeypatch.setattr(module("figures.record"), "FOLDER", tmp_path)
+    for name, shape in (("memory", (2, 3, 4, 16)), ("speed", (2, 3, 4, 16))):
+        monkeypatch.setattr(module(f"figures.{name}"), {"memory": "SHAPE", "speed": "VIEW"}[name], shape)
+    monkeypatch.setattr(module("figures.startup"), "_sample", lambda statement, **environment: (0.1, False))
+    monkeypatch.setattr(module("figures.peers"), "SETTLE", 0.0)
+    monkeypatch.setattr(module("figures.accuracy"), "SHAPES", ((2, 3, 2, 2),))
+    quick = {
+        name: make
+        for name, make in module("benchmarks.peers").PEERS.items()
+        if name.startswith(("NumPy", "SciPy"))
+    }
+    monkeypatch.setattr(module("benchmarks.peers"), "PEERS", quick)
+    monkeypatch.setattr(module("figures.accuracy"), "IMPLEMENTATIONS", ("fagg", "SciPy softmax"))
+    monkeypatch.setattr(module("figures.memory"), "PEERS", ())
+    return tmp_path
+
+
+def test_a_figure_becomes_a_table(tiny_figures, capsys):
+    """Measured, recorded, written into the markers, and found to be the same; then the file is changed."""
+    main, readme = module("figures.__main__"), module("figures.readme")
+    path = tiny_figures / "README.md"
+    marked = "".join(
+        f"## {name}\n<!-- figures:{name} -->\nold\n<!-- /figures -->\n" for name in readme.TABLES
+    )
+    path.write_text(f"before\n{marked}after\n", encoding="utf-8")
+    for name in main.FIGURES:
+        assert main.main([name, "--rounds", "1"]) == 0
+        json.loads((tiny_figures / f"{name}.json").read_text(encoding="utf-8"))
+    assert readme.main(check=True, path=path) == 1
+    assert readme.main(check=False, path=path) == 0
+    assert readme.main(check=True, path=path) == 0
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert text.count("*") >= 2 * len(readme.TABLES)
+    path.write_text(text.replace("| ---", "|---", 1), encoding="utf-8")
+    assert readme.main(check=True, path=path) == 1
+    assert "differs" in capsys.readouterr().err
+
+
+def test_a_start_is_timed_in_its_own_process():
+    took, numba_imported = module("figures.startup")._sample("import json")
+    assert took > 0
+    assert not numba_imported
+
+
+def test_a_marker_nobody_knows(tmp_path, capsys):
+    path = tmp_path / "README.md"
+    path.write_text("<!-- figures:magic -->\n<!-- /figures -->\n", encoding="utf-8")
+    assert module("figures.readme").main(check=True, path=path) == 1
+    assert "magic" in capsys.readouterr().err
+
+
+def test_the_readme_has_the_recorded_figures():
+    readme = module("figures.readme")
+    if not readme.README.exists() or not readme.MARKED.search(readme.README.read_text(encoding="utf-8")):
+        pytest.skip("README.md has no marked tables")
+    assert readme.main(check=True) == 0
