@@ -1,1 +1,41 @@
-"""Stable attention aggregation: the marginal of a joint softmax."""
+"""Stable attention aggregation: the marginal of a joint softmax.
+
+``nbfagg.fagg(a)`` takes logits of shape (B, L, N, H) to weights of shape
+(B, L). ``nbfagg.reference`` holds the naive form and the oracle,
+``nbfagg.show_config()`` tells what the kernels run on.
+
+Importing nbfagg imports neither Numba nor a framework; the first call does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbfagg import reference
+    from nbfagg.api import fagg, warmup
+    from nbfagg.info import show_config
+
+__all__ = ["fagg", "reference", "show_config", "warmup"]
+
+_HOME = {"fagg": "nbfagg.api", "warmup": "nbfagg.api", "show_config": "nbfagg.info"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name == "reference":
+        value = importlib.import_module("nbfagg.reference")
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("nbfagg")
+    else:
+        raise AttributeError(f"module 'nbfagg' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -6,7 +6,6 @@ The kernels read them by these names; plan.py writes them by the same.
 # Rows taken token by token (cpu/rows.py).
 (
     ROWS,  # batch rows
-    ROW_PITCH,  # bytes from one row to the next
     TOKENS,  # in a row
     TERMS,  # of a token
     BLOCK_TOKENS,  # whole tokens in a block; 1 where a token has pieces
@@ -18,7 +17,46 @@ The kernels read them by these names; plan.py writes them by the same.
     SUMS_IN_RESULT,  # 1: a row's sums wait in the result, rounded; 0: in the workspace
     ROWS_A_TASK,  # where a thread has whole rows
     TILE_BYTES,  # of a gathered block; 0 where logits are read in place
-) = range(13)
-ROWS_FIELDS = 13
+    KIND,  # of the numbers in memory, where they are gathered: KINDS
+    ROWS_BATCH,  # axes in the table of the batch (size, pitch), from ROWS_AXES on
+    ROWS_KEPT,  # axes in the table of the tokens, next
+    ROWS_SUMMED,  # axes in the table of the terms, last
+) = range(16)
+ROWS_AXES = 16
+# What a gather reads: NumPy's type codes; a swapped one is SWAPPED further on.
+KINDS = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+SWAPPED = len(KINDS)
 
 # Axes of any order, innermost contiguous (cpu/nest.py).
+# A head, then three tables of axes from AXES on: those that tell tasks apart,
+# those that a task walks, and those of the result (batch, then kept).
+(
+    COLUMNS,  # 1: lanes are batch rows or tokens; 0: lanes are the terms of a contiguous run
+    WIDTH,  # columns, or terms of a run
+    APART,  # bytes from one column to the next
+    STEPS,  # of the summed axis that columns are walked down; 1 for runs
+    STEP_PITCH,  # bytes from one such step to the next
+    RUN_TOKENS,  # runs: tokens that lie side by side and share a reference point
+    AHEAD,  # bytes to prefetch ahead
+    CELLS,  # (batch row, token) pairs, padded
+    COPIES,  # of all cells' states, where a summed axis is split over tasks
+    RESULT_ROWS,  # batch rows
+    RESULT_TOKENS,  # tokens of a row
+    CHUNK,  # steps of the last task axis that make a task
+    CHUNK_TOTAL,  # steps of that axis in all
+    CHUNK_OF,  # what is cut in chunks: 0 nothing, 1 the walked axis of negative size, 2 the columns
+    TASK_AXES,
+    WALK_AXES,
+    BATCH_AXES,
+    KEPT_AXES,
+) = range(18)
+AXES = 18
+# An axis is four integers: its size, its pitch in bytes, its step in cells, and
+# 1 if it is summed over (its step is then 0, or that between copies).
+AXIS_FIELDS = 4
+
+# Up to this many terms a token's exponentials go through a scratch area and are
+# summed for a vector of tokens at once; above it each token sums its own vectors.
+SHORT = 64
+# The scratch: two areas of SHORT vectors and a spare one, and eight for the fold.
+SCRATCH_BYTES = 2 * (SHORT + 1) * 64 + 16 * 64

@@ -1,24 +1,31 @@
 """Kernels as Python calls them: one thread, or all of them drawing tasks from a queue."""
 
-import numba
 from numba import prange
 
+from nbfagg.cpu.cache import compiled
+from nbfagg.cpu.nest import finish_row, walk
 from nbfagg.cpu.rows import finish_task, reduce_task, whole_rows
 from nbfagg.cpu.tasks import take
 from nbfagg.cpu.vector import poke
-
-entry = numba.njit(error_model="numpy", cache=True, nogil=True)
-parallel_entry = numba.njit(error_model="numpy", cache=True, nogil=True, parallel=True)
+from nbfagg.fields import RESULT_ROWS
 
 
-@entry
-def rows_serial(like, source, plan, law, scale, log, out, lse, work, tasks):
+@compiled()
+def rows_small(like, flat, plan, law, scale, log, out, work, tasks):
+    """Take a small array's rows: given as arrays, since Python needs 0.8 us to tell an address."""
+    source, result, space = flat.ctypes.data, out.ctypes.data, work.ctypes.data
+    for task in range(tasks):
+        whole_rows(like, source, plan, law, scale, log, result, 0, space, task)
+
+
+@compiled()
+def rows_serial(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes):
     """Take whole rows, task by task."""
     for task in range(tasks):
         whole_rows(like, source, plan, law, scale, log, out, lse, work, task)
 
 
-@parallel_entry
+@compiled(parallel=True)
 def rows_parallel(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes, workers):
     """Take whole rows, each thread drawing its next task when it is done with one."""
     poke(work, 0)
@@ -30,7 +37,7 @@ def rows_parallel(like, source, plan, law, scale, log, out, lse, work, tasks, th
             task = take(work)
 
 
-@parallel_entry
+@compiled(parallel=True)
 def parts_parallel(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes, workers):
     """Reduce every part of every row, then finish every part."""
     poke(work, 0)
@@ -48,3 +55,34 @@ def parts_parallel(like, source, plan, law, scale, log, out, lse, work, tasks, t
         while task < tasks:
             finish_task(like, source, plan, law, scale, log, out, lse, shared, mine, task)
             task = take(work + 8)
+
+
+@compiled(parallel=True)
+def nest_parallel(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes, workers):
+    """Walk every task, then finish every row."""
+    poke(work, 0)
+    poke(work + 8, 0)
+    shared = work + 64 + workers * thread_bytes
+    rows = plan[RESULT_ROWS]
+    for worker in prange(workers):
+        mine = work + 64 + worker * thread_bytes
+        task = take(work)
+        while task < tasks:
+            walk(like, source, plan, law, shared, mine, task)
+            task = take(work)
+    for worker in prange(workers):
+        mine = work + 64 + worker * thread_bytes
+        row = take(work + 8)
+        while row < rows:
+            finish_row(like, plan, law, scale, log, out, lse, shared, mine, row)
+            row = take(work + 8)
+
+
+@compiled()
+def nest_serial(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes):
+    """Walk every task, then finish every row."""
+    shared = work + 64 + thread_bytes
+    for task in range(tasks):
+        walk(like, source, plan, law, shared, work + 64, task)
+    for row in range(plan[RESULT_ROWS]):
+        finish_row(like, plan, law, scale, log, out, lse, shared, work + 64, row)

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 from numba import types
 from numba.extending import overload
 
@@ -12,7 +11,6 @@ from nbfagg.cpu.tiles import jit, lanes, type_as
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
-    add,
     fma,
     load,
     mul,

@@ -30,6 +30,7 @@ from nbfagg.fields import (
     PIECES,
     ROWS,
     ROWS_A_TASK,
+    SCRATCH_BYTES,
     SUMS_IN_RESULT,
     TERMS,
     TILE_BYTES,
@@ -39,8 +40,6 @@ from nbfagg.fields import (
 # A token that is this much smaller than its block's largest exponential has lost
 # bits to the block's reference point; its logarithm is taken anew.
 DOUBT = 2.0**-60
-# What short_sums wants at most: two areas of SHORT vectors and one for the fold.
-SCRATCH_BYTES = 2 * (64 + 1) * BYTES + 16 * BYTES
 
 
 @jit
@@ -161,9 +160,7 @@ def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
         result = row_result(like, plan, out, row)
         top, whole, rest = -math.inf, 0.0, 0.0
         for part in range(plan[PARTS]):
-            part_top, part_total = reduce_part(
-                like, source, plan, law, row, part, work, sums, result, buffer
-            )
+            part_top, part_total = reduce_part(like, source, plan, law, row, part, work, sums, result, buffer)
             top, whole, rest = scalar.merge(top, whole, rest, part_top, part_total, law[0])
         total = whole + rest
         for part in range(plan[PARTS]):

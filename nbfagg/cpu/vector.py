@@ -120,6 +120,30 @@ def load_first(typingctx, like, address, count, rest):
 
 
 @intrinsic
+def load_apart(typingctx, like, address, pitch, count, rest):
+    """Load the first `count` lanes from places `pitch` bytes apart; the others are `rest`."""
+    vec = _vec_of(like)
+
+    def codegen(context, builder, signature, args):
+        vt = _llvm(vec)
+        kind = "f32" if vt.element == _F32 else "f64"
+        integers = ir.VectorType(_I64, vt.count)
+        steps = ir.Constant(integers, list(range(vt.count)))
+        places = builder.add(
+            _splat(builder, args[1], integers), builder.mul(_splat(builder, args[2], integers), steps)
+        )
+        pointers = builder.inttoptr(places, ir.VectorType(ir.PointerType(vt.element), vt.count))
+        mask = _first(builder, args[3], vt.count)
+        function_type = ir.FunctionType(vt, [pointers.type, _I32, mask.type, vt])
+        name = f"llvm.masked.gather.v{vt.count}{kind}.v{vt.count}p0"
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        align = vt.element.get_abi_size(context.target_data)
+        return builder.call(function, [pointers, _I32(align), mask, _splat(builder, args[4], vt)])
+
+    return vec(like, types.intp, types.intp, types.intp, vec.dtype), codegen
+
+
+@intrinsic
 def store(typingctx, address, vector):
     """Store `vector` at `address`."""
 
@@ -175,6 +199,19 @@ def peek(typingctx, like, address):
 
 
 @intrinsic
+def peek_swapped(typingctx, like, address):
+    """Load the scalar at `address`, whose bytes lie in the other order, of the type of the scalar `like`."""
+
+    def codegen(context, builder, signature, args):
+        result = context.get_value_type(like)
+        bits = ir.IntType(8 * result.get_abi_size(context.target_data))
+        swapped = builder.bswap(builder.load(_pointer(builder, args[1], bits), align=1))
+        return builder.bitcast(swapped, result)
+
+    return like(like, types.intp), codegen
+
+
+@intrinsic
 def poke(typingctx, address, value):
     """Store the scalar `value` at `address`."""
 
@@ -207,7 +244,9 @@ def _splat(builder, scalar, vector_type):
 def splat(typingctx, like, scalar):
     """Make a vector of the type of `like` with `scalar` in every lane."""
     vec = _vec_of(like)
-    return vec(like, vec.dtype), lambda context, builder, signature, args: _splat(builder, args[1], _llvm(vec))
+    return vec(like, vec.dtype), lambda context, builder, signature, args: _splat(
+        builder, args[1], _llvm(vec)
+    )
 
 
 @intrinsic
@@ -259,15 +298,46 @@ def larger(typingctx, x, y):
 
 
 @intrinsic
+def absolute(typingctx, x):
+    """Give |x|."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.fabs", args[0].type, args, args[0].type)
+
+    return x(x), codegen
+
+
+@intrinsic
+def select_above(typingctx, x, y, above, other):
+    """Give `above` where x > y, else `other`, lane by lane; these may be of another type."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
+
+    return above(x, x, above, above), codegen
+
+
+@intrinsic
+def any_above(typingctx, x, limit):
+    """Say whether any lane of x is above `limit`."""
+
+    def codegen(context, builder, signature, args):
+        vt = args[0].type
+        mask = builder.fcmp_ordered(">", args[0], _splat(builder, args[1], vt))
+        bits = builder.bitcast(mask, ir.IntType(vt.count))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(x, x.dtype), codegen
+
+
+@intrinsic
 def power_of_two(typingctx, t):
     """Give 2**k, where the low bits of the number t hold k plus the exponent bias."""
 
     def codegen(context, builder, signature, args):
         it = _integers(args[0].type)
         mantissa = 23 if args[0].type.element == _F32 else 52
-        return builder.bitcast(
-            builder.shl(builder.bitcast(args[0], it), _fill(it, mantissa)), args[0].type
-        )
+        return builder.bitcast(builder.shl(builder.bitcast(args[0], it), _fill(it, mantissa)), args[0].type)
 
     return t(t), codegen
 
@@ -313,6 +383,23 @@ def largest(typingctx, x):
 
 
 @intrinsic
+def fold(typingctx, x):
+    """Add the upper half of 16 float64 lanes to the lower; leave 8 as they are."""
+
+    def codegen(context, builder, signature, args):
+        if x.lanes == 8:
+            return args[0]
+        low = ir.Constant(ir.VectorType(_I32, 8), list(range(8)))
+        high = ir.Constant(ir.VectorType(_I32, 8), list(range(8, 16)))
+        undefined = ir.Constant(args[0].type, ir.Undefined)
+        return builder.fadd(
+            builder.shuffle_vector(args[0], undefined, low), builder.shuffle_vector(args[0], undefined, high)
+        )
+
+    return F64(x), codegen
+
+
+@intrinsic
 def total(typingctx, x):
     """Sum the lanes of x: halves onto halves, the same order on every machine."""
 
@@ -334,7 +421,9 @@ def total(typingctx, x):
 
 def _fold(builder, left, right, low, high):
     mask = [ir.Constant(ir.VectorType(_I32, len(m)), m) for m in (low, high)]
-    return builder.fadd(builder.shuffle_vector(left, right, mask[0]), builder.shuffle_vector(left, right, mask[1]))
+    return builder.fadd(
+        builder.shuffle_vector(left, right, mask[0]), builder.shuffle_vector(left, right, mask[1])
+    )
 
 
 @intrinsic(prefer_literal=True)
@@ -357,9 +446,7 @@ def sum_groups(typingctx, like, address, width):
             values.append(value)
         even, odd = list(range(0, 2 * lanes, 2)), list(range(1, 2 * lanes, 2))
         while len(values) % 2 == 0:
-            values = [
-                _fold(builder, values[j], values[j + 1], even, odd) for j in range(0, len(values), 2)
-            ]
+            values = [_fold(builder, values[j], values[j + 1], even, odd) for j in range(0, len(values), 2)]
         result = None
         for term in range(len(values)):
             # Gather lane j from number j*len + term of the concatenated vectors.

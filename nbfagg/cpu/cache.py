@@ -1,0 +1,48 @@
+"""Numba's disk cache, stamped with every source file that a kernel is made of.
+
+Numba stamps a cached kernel with the one file its function stands in. Kernels
+here are inlined from several files, so an edit or an upgrade elsewhere would
+leave a stale one in use.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+
+@functools.cache
+def source_stamp() -> str:
+    """Give a hash of all sources that kernels are compiled from."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted([*package.glob("cpu/*.py"), package / "scalar.py", package / "fields.py"]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorate a kernel that Python calls: compiled at its first call, cached on disk where that can be.
+
+    No writeable folder, or NBFAGG_CACHE=0, means a compilation in every process
+    and nothing worse.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(error_model="numpy", nogil=True, **options)(function)
+        if os.environ.get("NBFAGG_CACHE", "1") == "0":
+            return dispatcher
+        try:
+            dispatcher.enable_caching()
+            dispatcher._cache._cache_file._source_stamp = source_stamp()
+        except (RuntimeError, OSError, AttributeError):
+            # No folder to write to, or a Numba whose cache looks different:
+            # better none than one that may be stale.
+            return numba.njit(error_model="numpy", nogil=True, **options)(function)
+        return dispatcher
+
+    return decorate

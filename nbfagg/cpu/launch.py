@@ -1,0 +1,111 @@
+"""From a plan and an array to a kernel: threads and workspace."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from nbfagg import fields
+from nbfagg.cpu import drive, nest, rows
+from nbfagg.plan import SERIAL, Plan, law_of
+
+# Whole rows are shared out while each thread gets this many tasks; fewer would
+# wait for the last one, so the parts of rows are shared instead.
+TASKS_A_THREAD = 4
+# A workspace up to this size is kept for the thread's next call: fresh pages
+# cost 0.1 us a KiB.
+KEPT_BYTES = 4 * 1024 * 1024
+
+_local = threading.local()
+
+
+def _workspace(nbytes: int) -> tuple[npt.NDArray[np.uint8], int]:
+    """Give memory of at least `nbytes`, with its address, at the start of a cache line."""
+    kept: tuple[npt.NDArray[np.uint8], int] | None = getattr(_local, "workspace", None)
+    if kept is not None and kept[0].nbytes >= nbytes + 64:
+        return kept
+    memory = np.empty(nbytes + 64, np.uint8)
+    start = memory.ctypes.data
+    result = memory[-start % 64 :], start + -start % 64
+    if nbytes <= KEPT_BYTES:
+        _local.workspace = result
+    return result
+
+
+def threads(workers: int | None, nbytes: int) -> int:
+    """Give how many threads an array of this size is worth, at most `workers`."""
+    if nbytes <= SERIAL:
+        return 1
+    most = numba.get_num_threads() if workers is None else min(workers, numba.config.NUMBA_NUM_THREADS)
+    return max(1, min(most, nbytes // SERIAL))
+
+
+def run_small(plan: Plan, a: npt.NDArray[Any], scale: float, log: bool) -> npt.NDArray[Any]:
+    """Aggregate a small array that lies in one piece and can be written (a type of its own to Numba)."""
+    out = np.empty(plan.shape, plan.kind)
+    drive.rows_small(
+        plan.like,
+        a.ravel(),
+        plan.table,
+        law_of(scale, plan.kind),
+        scale,
+        log,
+        out.ravel(),
+        _workspace(plan.small_bytes)[0],
+        plan.tasks,
+    )
+    return out
+
+
+def run(
+    plan: Plan,
+    a: npt.NDArray[Any],
+    scale: float,
+    log: bool,
+    out: npt.NDArray[Any],
+    lse: npt.NDArray[Any] | None,
+    workers: int | None,
+) -> None:
+    """Aggregate `a` into `out`, (batch axes, kept axes) in one piece, and its log-sum-exp into `lse`."""
+    count = threads(workers, plan.nbytes)
+    table = plan.table
+    lanes = 64 // plan.kind.itemsize
+    arguments = (
+        plan.kind.type(0),
+        a.ctypes.data + plan.offset,
+        table,
+        law_of(scale, plan.kind),
+        scale,
+        log,
+        out.ctypes.data,
+        0 if lse is None else lse.ctypes.data,
+    )
+    tasks = plan.tasks
+    kernel: Any
+    if plan.way == "nest":
+        shared, mine = nest.workspace(table, lanes)
+        kernel = drive.nest_parallel if count > 1 else drive.nest_serial
+    else:
+        (shared, mine), (shared_parts, mine_parts) = rows.workspace(table, lanes)
+        kernel = drive.rows_parallel if count > 1 else drive.rows_serial
+        if count > 1 and tasks < TASKS_A_THREAD * count and plan.parts > int(table[fields.ROWS]):
+            shared, mine, tasks = shared_parts, mine_parts, plan.parts
+            kernel = drive.parts_parallel
+    mine += -mine % 64
+    memory, address = _workspace(64 + count * mine + shared)
+    if count == 1:
+        kernel(*arguments, address, tasks, mine)
+    else:
+        before = numba.get_num_threads()
+        if before != count:
+            numba.set_num_threads(count)
+        try:
+            kernel(*arguments, address, tasks, mine, count)
+        finally:
+            if before != count:
+                numba.set_num_threads(before)
+    del memory

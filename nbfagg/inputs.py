@@ -1,0 +1,161 @@
+"""What a user passes, checked. Nothing past this file raises on user input.
+
+Every error names the argument, what came and what is wanted.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+import operator
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbfagg.plan import Plan, make_plan
+
+# Arithmetic in float32 needs scale * log2 e, and 180 octaves of it, to be normal
+# float32 numbers; beyond, float32 logits are computed in float64.
+SCALES_F32 = (2.0**-100, 2.0**100)
+SCALES_F64 = (2.0**-900, 2.0**900)
+
+
+def as_array(a: Any) -> npt.NDArray[Any]:
+    """Give `a` as a plain array of a dtype that can be aggregated."""
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(
+            "fagg: a is a masked array; want its data, and where=~mask to leave the masked ones out"
+        )
+    if isinstance(a, np.matrix):
+        raise TypeError("fagg: a is a numpy.matrix; want an array, as np.asarray(a) gives it")
+    if not isinstance(a, np.ndarray):
+        origin = type(a).__module__.partition(".")[0]
+        if origin in ("torch", "cupy", "dask", "jax", "jaxlib", "xarray", "tensorflow", "numba"):
+            raise TypeError(
+                f"fagg: a is a {origin} {type(a).__name__}, which this version does not take; want a NumPy array"
+            )
+        try:
+            a = np.asarray(a)
+        except ValueError as error:
+            raise TypeError(f"fagg: a is a {type(a).__name__} that makes no array ({error})") from None
+    kind, item = a.dtype.kind, a.dtype.itemsize
+    if kind == "f" and item == 2:
+        raise TypeError(
+            f"fagg: a of shape {a.shape} is {a.dtype}; half precision is not there yet, want float32"
+        )
+    if (kind == "f" and item in (4, 8)) or kind in "iub":
+        if a.ndim == 0:
+            raise ValueError("fagg: a is a scalar; want an array of rank 1 or more")
+        return a
+    raise TypeError(
+        f"fagg: a of shape {a.shape} has dtype {a.dtype}; want float32, float64, an integer or a boolean"
+    )
+
+
+def _axes(name: str, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Give axes as a tuple of non-negative ints."""
+    wanted = f"want an int or a tuple of different ints from {-len(shape)} to {len(shape) - 1}"
+    result = []
+    for axis in axes if isinstance(axes, tuple | list) else (axes,):
+        try:
+            index = operator.index(axis)
+        except TypeError:
+            raise TypeError(f"fagg: {name}={axes!r} for a of shape {shape}; {wanted}") from None
+        if not -len(shape) <= index < len(shape):
+            raise ValueError(f"fagg: {name}={axes!r} is out of range for a of shape {shape}; {wanted}")
+        result.append(index % len(shape))
+    if len(set(result)) < len(result):
+        raise ValueError(f"fagg: {name}={axes!r} repeats an axis of a of shape {shape}; {wanted}")
+    return tuple(result)
+
+
+@functools.lru_cache(maxsize=512, typed=True)
+def plan_for(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: np.dtype[Any],
+    aligned: bool,
+    batch_axis: Any,
+    keep_axis: Any,
+    log: bool,
+    widened: bool,
+) -> Plan:
+    """Check the axes and plan the walk."""
+    batch = _axes("batch_axis", batch_axis, shape)
+    keep = _axes("keep_axis", keep_axis, shape)
+    if set(batch) & set(keep):
+        raise ValueError(
+            f"fagg: batch_axis={batch_axis!r} and keep_axis={keep_axis!r} share an axis of a of shape {shape}; "
+            "want each axis in one of them at most"
+        )
+    return make_plan(shape, strides, dtype, aligned, tuple(sorted(batch)), tuple(sorted(keep)), log, widened)
+
+
+def hashable_axes(axes: Any) -> Any:
+    """Give axes in a form that can be looked up: a list becomes a tuple."""
+    return tuple(axes) if isinstance(axes, list) else axes
+
+
+def as_scale(scale: Any, dtype: np.dtype[Any]) -> tuple[float, bool]:
+    """Give scale as a float, and whether float32 logits need float64 arithmetic for it."""
+    wanted = "want a positive finite number"
+    if isinstance(scale, bool | np.bool_) or not isinstance(scale, numbers.Real | np.ndarray):
+        raise TypeError(f"fagg: scale={scale!r}; {wanted}")
+    if isinstance(scale, np.ndarray) and scale.ndim:
+        raise TypeError(f"fagg: scale is an array of shape {scale.shape}; {wanted}")
+    value = float(scale)
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"fagg: scale={scale!r}; {wanted}")
+    if not SCALES_F64[0] <= value <= SCALES_F64[1]:
+        raise ValueError(f"fagg: scale={scale!r}; want one from 2**-900 to 2**900")
+    narrow = dtype.kind == "f" and dtype.itemsize == 4
+    return value, narrow and not SCALES_F32[0] <= value <= SCALES_F32[1]
+
+
+def as_workers(workers: Any) -> int | None:
+    """Give the number of threads asked for; a negative one counts down from the number of CPUs, as in scipy.fft."""
+    if workers is None:
+        return None
+    try:
+        count = operator.index(workers)
+    except TypeError:
+        raise TypeError(f"fagg: workers={workers!r}; want None or an int other than 0") from None
+    cpus = os.cpu_count() or 1
+    if count < 0:
+        count += 1 + cpus
+    if count <= 0:
+        raise ValueError(f"fagg: workers={workers!r}; want None, 1 or more, or -{cpus} to -1")
+    return count
+
+
+def check_out(out: Any, a: npt.NDArray[Any], plan: Plan) -> None:
+    """Refuse an `out` that cannot take the result."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"fagg: out is a {type(out).__name__}; want a NumPy array")
+    wanted = f"want shape {plan.shape} and dtype {plan.dtype} for a of shape {a.shape}"
+    if out.shape != plan.shape:
+        raise ValueError(f"fagg: out has shape {out.shape}; {wanted}")
+    if out.dtype != plan.dtype:
+        raise TypeError(f"fagg: out has dtype {out.dtype}; {wanted}")
+    if not out.flags.writeable:
+        raise ValueError(
+            f"fagg: out of shape {out.shape} is not writeable; want an array that can be written"
+        )
+    if _overlap(out, a):
+        raise ValueError(f"fagg: out of shape {out.shape} shares memory with a; want memory of its own")
+    if _overlap(out, out, itself=True):
+        raise ValueError(f"fagg: out of shape {out.shape} repeats its own elements; want one place for each")
+
+
+def _overlap(x: npt.NDArray[Any], y: npt.NDArray[Any], itself: bool = False) -> bool:
+    if itself:
+        return any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.strides, strict=True))
+    if not np.may_share_memory(x, y):
+        return False
+    try:
+        return bool(np.shares_memory(x, y, max_work=100_000))
+    except (np.exceptions.TooHardError, OverflowError):
+        return True

@@ -1,0 +1,432 @@
+"""How an array is walked: decided from its shape, strides, dtype and axes, before a kernel runs.
+
+A plan is cached, and can be printed to see which way an array goes. What
+decides the order of a sum follows from one batch row's shape and layout; what
+follows from the number of rows or threads decides only who sums it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbfagg import fields, scalar
+
+# A block of whole tokens, or a piece of one, and its scratch stay in 32 KiB of L1:
+# 16 KiB were as fast as 32 and 4, and faster than 8 and 64, within noise.
+TILE = 16 * 1024
+# Blocks of a part: 1 MiB, small enough to share a single row evenly.
+PART_BLOCKS = 64
+# Up to so many tokens a row's sums wait as float64 in a workspace (512 KiB, half
+# of a usual L2); above it they wait in the result, at the cost of one more
+# rounding, since reading the logits twice moves more bytes from K = 3 on.
+SUMS_TOKENS = 1 << 16
+# A task that a thread draws; much smaller ones queue, much larger ones wait for the last.
+TASK = 128 * 1024
+# Below this one thread is done before others are awake (about 2 us).
+SERIAL = 64 * 1024
+# Columns of a task where nothing else divides the work: runs of 4 KiB.
+COLUMN_CHUNK = 4 * 1024
+# A batch row is split along a summed axis from this size on, if it has but few tokens to split by.
+COPY_ROW = 4 * 1024 * 1024
+COPY_RESULT = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis, or several that walk memory as one."""
+
+    size: int
+    pitch: int  # bytes
+    role: str  # "b"atch, "l" kept, "k" summed
+    order: int  # of the axis in the array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an array of one shape, stride set and dtype is walked."""
+
+    way: str  # "empty", "rows" or "nest"
+    shape: tuple[int, ...]  # of the result
+    batch_shape: tuple[int, ...]
+    layout: tuple[int, ...]  # axes of (batch axes, kept axes) in the result's order
+    dtype: np.dtype[Any]  # of the result
+    kind: np.dtype[Any]  # of the arithmetic: float32 or float64
+    offset: int  # bytes from the array's first element to where the walk begins
+    table: npt.NDArray[np.int64]
+    tasks: int
+    parts: int  # tasks where the parts of a row are shared
+    nbytes: int
+    batch_axes: tuple[int, ...]
+    small: bool  # one task or a few, in one piece: the shortest way through Python
+    small_bytes: int  # its workspace
+    like: Any  # a scalar of `kind`
+
+    def __str__(self) -> str:
+        """Say in one line which way an array goes."""
+        names = "\n".join(f"  {n} = {v}" for n, v in self.details().items())
+        return f"{self.way}: {self.kind} -> {self.dtype} {self.shape}, {self.tasks} tasks\n{names}"
+
+    def details(self) -> dict[str, int]:
+        """Give the head of the plan's table by name."""
+        if self.way == "rows":
+            names = [n for n in ROW_NAMES]
+        elif self.way == "nest":
+            names = [n for n in NEST_NAMES]
+        else:
+            return {}
+        return {name.lower(): int(self.table[getattr(fields, name)]) for name in names}
+
+
+ROW_NAMES = [
+    "ROWS",
+    "TOKENS",
+    "TERMS",
+    "BLOCK_TOKENS",
+    "PIECES",
+    "PIECE_TERMS",
+    "BLOCKS",
+    "PART_BLOCKS",
+    "PARTS",
+    "SUMS_IN_RESULT",
+    "ROWS_A_TASK",
+    "TILE_BYTES",
+    "KIND",
+]
+NEST_NAMES = [
+    "COLUMNS",
+    "WIDTH",
+    "APART",
+    "STEPS",
+    "STEP_PITCH",
+    "RUN_TOKENS",
+    "AHEAD",
+    "CELLS",
+    "COPIES",
+    "RESULT_ROWS",
+    "RESULT_TOKENS",
+    "CHUNK",
+    "CHUNK_TOTAL",
+    "CHUNK_OF",
+    "TASK_AXES",
+    "WALK_AXES",
+    "BATCH_AXES",
+    "KEPT_AXES",
+]
+
+
+def axes_of(
+    shape: tuple[int, ...], strides: tuple[int, ...], batch: tuple[int, ...], keep: tuple[int, ...]
+) -> tuple[list[Axis], int]:
+    """Give the axes in memory's order, outermost first, joined where they walk as one, and an offset.
+
+    Axes of one step drop out. A summed axis that runs backwards is turned
+    round, which changes no sum; an axis that stands still (stride 0) goes
+    outermost.
+    """
+    axes, offset = [], 0
+    for order, (size, pitch) in enumerate(zip(shape, strides, strict=True)):
+        role = "b" if order in batch else "l" if order in keep else "k"
+        if size == 1:
+            continue
+        if role == "k" and pitch < 0:
+            offset += (size - 1) * pitch
+            pitch = -pitch
+        axes.append(Axis(size, pitch, role, order))
+    axes.sort(key=lambda axis: (axis.pitch != 0, -abs(axis.pitch), axis.order))
+    # Which kept (batch) axis follows which in the result.
+    follows = {}
+    for role in "bl":
+        orders = sorted(axis.order for axis in axes if axis.role == role)
+        follows.update(zip(orders[1:], orders, strict=False))
+    joined: list[Axis] = []
+    for axis in axes:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and last.role == axis.role
+            and last.pitch == axis.size * axis.pitch
+            and (axis.role == "k" or follows.get(axis.order) == last.order)
+        ):
+            joined[-1] = Axis(last.size * axis.size, axis.pitch, axis.role, axis.order)
+        else:
+            joined.append(axis)
+    return joined, offset
+
+
+def _product(axes: list[Axis]) -> int:
+    return math.prod(axis.size for axis in axes)
+
+
+def _in_order(axes: list[Axis], role: str) -> list[Axis]:
+    return sorted((axis for axis in axes if axis.role == role), key=lambda axis: axis.order)
+
+
+def plan_rows(
+    axes: list[Axis], item: int, kind_item: int, code: int
+) -> tuple[npt.NDArray[np.int64], int, int, int]:
+    """Fill the table of rows taken token by token; a code of -1 reads them in place."""
+    batch, kept, summed = _in_order(axes, "b"), _in_order(axes, "l"), [a for a in axes if a.role == "k"]
+    rows, tokens, terms = _product(batch), _product(kept), _product(summed)
+    lanes = 64 // kind_item
+    tile = TILE // kind_item
+    pieces = -(-terms // tile) if terms > tile else 1
+    block_tokens = max(1, tile // terms)
+    if block_tokens > lanes:
+        block_tokens -= block_tokens % lanes
+    block_tokens = min(block_tokens, tokens)
+    blocks = tokens * pieces if pieces > 1 else -(-tokens // block_tokens)
+    # A token's pieces stay in one part.
+    part_blocks = -(-PART_BLOCKS // pieces) * pieces
+    row_bytes = tokens * terms * item
+    table = np.zeros(fields.ROWS_AXES + 2 * (len(batch) + len(kept) + len(summed)), np.int64)
+    table[fields.ROWS] = rows
+    table[fields.TOKENS] = tokens
+    table[fields.TERMS] = terms
+    table[fields.BLOCK_TOKENS] = block_tokens
+    table[fields.PIECES] = pieces
+    table[fields.PIECE_TERMS] = tile
+    table[fields.BLOCKS] = blocks
+    table[fields.PART_BLOCKS] = part_blocks
+    table[fields.PARTS] = -(-blocks // part_blocks)
+    table[fields.SUMS_IN_RESULT] = tokens > SUMS_TOKENS
+    table[fields.ROWS_A_TASK] = max(1, TASK // row_bytes)
+    table[fields.TILE_BYTES] = 0 if code < 0 else block_tokens * min(terms, tile) * kind_item + 64
+    table[fields.KIND] = max(code, 0)
+    table[fields.ROWS_BATCH] = len(batch)
+    table[fields.ROWS_KEPT] = len(kept)
+    table[fields.ROWS_SUMMED] = len(summed)
+    for i, axis in enumerate(batch + kept + summed):
+        table[fields.ROWS_AXES + 2 * i : fields.ROWS_AXES + 2 * i + 2] = axis.size, axis.pitch
+    tasks = -(-rows // int(table[fields.ROWS_A_TASK]))
+    return (
+        table,
+        tasks,
+        rows * int(table[fields.PARTS]),
+        16 * blocks + 8 * (tokens + lanes) + fields.SCRATCH_BYTES,
+    )
+
+
+def in_one_piece(axes: list[Axis], item: int) -> bool:
+    """Say whether every row's tokens lie side by side, and each one's terms."""
+    row = [axis for axis in axes if axis.role != "b"]
+    roles = "".join(axis.role for axis in row)
+    if roles not in ("", "l", "k", "lk"):
+        return False
+    pitch = item
+    for axis in reversed(row):
+        if axis.pitch != pitch:
+            return False
+        pitch *= axis.size
+    return True
+
+
+def _side_by_side(axes: list[Axis], run: Axis, item: int) -> int:
+    """Give how many tokens of a run each fit a tile side by side, a divisor of their number."""
+    neighbours = [a for a in axes if a.role == "l" and a.pitch == run.size * item]
+    if not neighbours or run.size * item * 2 > TILE:
+        return 1
+    most = TILE // (run.size * item)
+    return max(d for d in range(1, min(most, neighbours[0].size) + 1) if neighbours[0].size % d == 0)
+
+
+def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.int64], int]:
+    """Fill the table of axes walked in memory's order."""
+    row = [axis for axis in axes if axis.role != "b"]
+    lanes = 64 // item
+    inner = row[-1]
+    tokens = 1
+    if inner.role == "k" and inner.pitch == item:
+        # A shared reference point can lose a token's logarithm, see rows.DOUBT.
+        tokens = 1 if log else _side_by_side(axes, inner, item)
+    columns = not (inner.role == "k" and inner.pitch == item and inner.size * tokens >= lanes)
+    walked = list(axes)
+    steps = Axis(1, 0, "k", -1)
+    if columns:
+        tokens = 1
+        summed = [axis for axis in row if axis.role == "k" and axis.pitch]
+        if summed:
+            steps = summed[-1]
+            walked.remove(steps)
+        across = [axis for axis in walked if axis.role != "k" and axis.pitch == item]
+        across = across or sorted((a for a in walked if a.role != "k"), key=lambda a: a.size)
+        inner = across[-1] if across else Axis(1, item, "l", -1)
+    if inner in walked:
+        walked.remove(inner)
+    if tokens > 1:
+        (neighbour,) = (a for a in walked if a.role == "l" and a.pitch == inner.size * item)
+        at = walked.index(neighbour)
+        outer = Axis(neighbour.size // tokens, neighbour.pitch * tokens, "l", neighbour.order)
+        walked[at : at + 1] = [outer] if outer.size > 1 else []
+    # Cells lie in memory's order, the columns (or tokens side by side) innermost.
+    step: dict[int, int] = {}
+    cells = 1
+    if columns:
+        step[inner.order] = 1
+        cells = -(-inner.size // lanes) * lanes
+    for axis in reversed([a for a in axes if a.role != "k"]):
+        if axis.order not in step:
+            step[axis.order] = cells
+            cells *= axis.size
+    copies = 1
+    row_bytes = _product(row) * item
+    if row_bytes >= COPY_ROW and _product([a for a in row if a.role == "l"]) * item < COPY_RESULT:
+        longest = max([a for a in [*walked, steps] if a.role == "k"], key=lambda a: a.size, default=steps)
+        copies = max(d for d in range(1, 65) if longest.size % d == 0)
+    rows: list[tuple[int, int, int, int]] = []
+    if copies > 1:
+        part = Axis(longest.size // copies, longest.pitch, "k", longest.order)
+        rows.append((copies, part.size * part.pitch, cells, 1))
+        if longest is steps:
+            steps = part
+        else:
+            walked[walked.index(longest)] = part
+    # Tasks: whole batch and kept axes, outermost first, while there is enough left for a task.
+    left = _product(walked) * inner.size * steps.size * tokens * item
+    chunk = chunk_total = chunk_of = 0
+    chunked: tuple[int, int, int, int] | None = None
+    tasks = []
+    for axis in [a for a in walked if a.role != "k"]:
+        cell = step[axis.order] * (tokens if tokens > 1 and step[axis.order] == 1 else 1)
+        if left // axis.size >= TASK // 2:
+            tasks.append((axis.size, axis.pitch, cell, 0))
+            walked.remove(axis)
+            left //= axis.size
+        elif left > 2 * TASK:
+            chunk, chunk_total, chunk_of = max(1, axis.size * TASK // left), axis.size, 1
+            tasks.append((-(-axis.size // chunk), axis.pitch * chunk, cell * chunk, 0))
+            chunked = (-1, axis.pitch, cell, 0)
+            at = walked.index(axis)
+            left = 0
+            break
+        else:
+            break
+    if columns and not chunk_of and left > 2 * TASK and inner.size * item > COLUMN_CHUNK:
+        chunk, chunk_total, chunk_of = COLUMN_CHUNK // item, inner.size, 2
+        tasks.append((-(-inner.size // chunk), inner.pitch * chunk, chunk, 0))
+    if not chunk_of:
+        tasks.append((1, 0, 0, 0))
+        chunk = chunk_total = 1
+    walk = []
+    for i, axis in enumerate(walked):
+        if chunked is not None and i == at:
+            walk.append(chunked)
+        elif axis.role == "k":
+            walk.append((axis.size, axis.pitch, 0, 1))
+        else:
+            cell = step[axis.order] * (tokens if tokens > 1 and step[axis.order] == 1 else 1)
+            walk.append((axis.size, axis.pitch, cell, 0))
+    batch = [(a.size, 0, step[a.order], 0) for a in _in_order(axes, "b")]
+    kept = [(a.size, 0, step[a.order], 0) for a in _in_order(axes, "l")]
+    table = np.zeros(fields.AXES + fields.AXIS_FIELDS * (len(rows + tasks + walk + batch + kept)), np.int64)
+    table[fields.COLUMNS] = columns
+    table[fields.WIDTH] = inner.size
+    table[fields.APART] = inner.pitch
+    table[fields.STEPS] = steps.size
+    table[fields.STEP_PITCH] = steps.pitch
+    table[fields.RUN_TOKENS] = tokens
+    table[fields.AHEAD] = _ahead(columns, inner, steps, tokens, walk, item)
+    table[fields.CELLS] = cells
+    table[fields.COPIES] = copies
+    table[fields.RESULT_ROWS] = _product([a for a in axes if a.role == "b"])
+    table[fields.RESULT_TOKENS] = _product([a for a in axes if a.role == "l"])
+    table[fields.CHUNK] = chunk
+    table[fields.CHUNK_TOTAL] = chunk_total
+    table[fields.CHUNK_OF] = chunk_of
+    table[fields.TASK_AXES] = len(rows + tasks)
+    table[fields.WALK_AXES] = len(walk)
+    table[fields.BATCH_AXES] = len(batch)
+    table[fields.KEPT_AXES] = len(kept)
+    flat = [number for entry in rows + tasks + walk + batch + kept for number in entry]
+    table[fields.AXES :] = flat
+    return table, math.prod(entry[0] for entry in rows + tasks)
+
+
+def _ahead(
+    columns: bool, inner: Axis, steps: Axis, tokens: int, walk: list[tuple[int, int, int, int]], item: int
+) -> int:
+    """Give how far ahead to prefetch: about a tile, along the way that is walked next."""
+    if columns:
+        return 32 * steps.pitch
+    visited = inner.size * tokens * item
+    pitch = walk[-1][1] if walk else visited
+    return max(1, TILE // visited) * pitch
+
+
+@functools.lru_cache(maxsize=512)
+def make_plan(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: np.dtype[Any],
+    aligned: bool,
+    batch: tuple[int, ...],
+    keep: tuple[int, ...],
+    log: bool,
+    widened: bool,
+) -> Plan:
+    """Plan the walk over an array; `widened` asks for float64 arithmetic on float32 logits."""
+    result = dtype.newbyteorder("=") if dtype.kind == "f" else np.dtype(np.float64)
+    kind = np.dtype(np.float64) if widened else result
+    both = batch + keep
+    item = dtype.itemsize
+    code = -1
+    if dtype.kind != "f" or widened or not dtype.isnative or not aligned:
+        code = fields.KINDS.index(("u" if dtype.kind == "b" else dtype.kind) + str(item))
+        code += 0 if dtype.isnative else fields.SWAPPED
+    way, offset, tasks, parts, small_bytes = "empty", 0, 0, 0, 0
+    table = np.zeros(1, np.int64)
+    nbytes = math.prod(shape) * item
+    if nbytes:
+        axes, offset = axes_of(shape, strides, batch, keep)
+        if code >= 0 or in_one_piece(axes, item):
+            way = "rows"
+            table, tasks, parts, small_bytes = plan_rows(axes, item, kind.itemsize, code)
+        else:
+            way = "nest"
+            table, tasks = plan_nest(axes, item, log)
+    table.flags.writeable = False
+    in_order = both == tuple(sorted(both))
+    return Plan(
+        way=way,
+        shape=tuple(shape[i] for i in sorted(both)),
+        batch_shape=tuple(shape[i] for i in batch),
+        layout=tuple(both.index(i) for i in sorted(both)),
+        dtype=result,
+        kind=kind,
+        offset=offset,
+        table=table,
+        tasks=tasks,
+        parts=parts,
+        nbytes=nbytes,
+        batch_axes=batch,
+        small=way == "rows"
+        and code < 0
+        and nbytes <= SERIAL
+        and in_order
+        and strides == _c_strides(shape, item),
+        small_bytes=small_bytes,
+        like=kind.type(0),
+    )
+
+
+def _c_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
+    strides = []
+    for size in reversed(shape):
+        strides.append(item)
+        item *= size
+    return tuple(reversed(strides))
+
+
+@functools.lru_cache(maxsize=64)
+def law_of(scale: float, kind: np.dtype[Any]) -> tuple[Any, ...]:
+    """Give scale * log2 e, its reciprocal, and its two parts in the type of the arithmetic."""
+    exact = Fraction(scale) * (Fraction(scalar.LOG2_E) + Fraction(scalar.LOG2_E_REST))
+    high = kind.type(float(exact))
+    low = kind.type(float(exact - Fraction(float(high))))
+    return float(exact), 1.0 / float(exact), high, low
