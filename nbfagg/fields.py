@@ -60,3 +60,43 @@ AXIS_FIELDS = 4
 SHORT = 64
 # The scratch: two areas of SHORT vectors and a spare one, and eight for the fold.
 SCRATCH_BYTES = 2 * (SHORT + 1) * 64 + 16 * 64
+
+# The heads by name, to print a plan.
+ROW_NAMES = [
+    "rows",
+    "tokens",
+    "terms",
+    "block_tokens",
+    "pieces",
+    "piece_terms",
+    "blocks",
+    "part_blocks",
+    "parts",
+    "sums_in_result",
+    "rows_a_task",
+    "tile_bytes",
+    "kind",
+    "rows_batch",
+    "rows_kept",
+    "rows_summed",
+]
+NEST_NAMES = [
+    "columns",
+    "width",
+    "apart",
+    "steps",
+    "step_pitch",
+    "run_tokens",
+    "ahead",
+    "cells",
+    "copies",
+    "result_rows",
+    "result_tokens",
+    "chunk",
+    "chunk_total",
+    "chunk_of",
+    "task_axes",
+    "walk_axes",
+    "batch_axes",
+    "kept_axes",
+]

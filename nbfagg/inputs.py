@@ -35,13 +35,14 @@ def as_array(a: Any) -> npt.NDArray[Any]:
         origin = type(a).__module__.partition(".")[0]
         if origin in ("torch", "cupy", "dask", "jax", "jaxlib", "xarray", "tensorflow", "numba"):
             raise TypeError(
-                f"fagg: a is a {origin} {type(a).__name__}, which this version does not take; want a NumPy array"
+                f"fagg: a is a {origin} {type(a).__name__}, not taken by this version; want a NumPy array"
             )
         try:
             a = np.asarray(a)
         except ValueError as error:
             raise TypeError(f"fagg: a is a {type(a).__name__} that makes no array ({error})") from None
-    kind, item = a.dtype.kind, a.dtype.itemsize
+    array: npt.NDArray[Any] = a
+    kind, item = array.dtype.kind, array.dtype.itemsize
     if kind == "f" and item == 2:
         raise TypeError(
             f"fagg: a of shape {a.shape} is {a.dtype}; half precision is not there yet, want float32"
@@ -49,7 +50,7 @@ def as_array(a: Any) -> npt.NDArray[Any]:
     if (kind == "f" and item in (4, 8)) or kind in "iub":
         if a.ndim == 0:
             raise ValueError("fagg: a is a scalar; want an array of rank 1 or more")
-        return a
+        return array
     raise TypeError(
         f"fagg: a of shape {a.shape} has dtype {a.dtype}; want float32, float64, an integer or a boolean"
     )
@@ -88,8 +89,8 @@ def plan_for(
     keep = _axes("keep_axis", keep_axis, shape)
     if set(batch) & set(keep):
         raise ValueError(
-            f"fagg: batch_axis={batch_axis!r} and keep_axis={keep_axis!r} share an axis of a of shape {shape}; "
-            "want each axis in one of them at most"
+            f"fagg: batch_axis={batch_axis!r} and keep_axis={keep_axis!r} share an axis; "
+            f"a has shape {shape}, want each axis in one of them at most"
         )
     return make_plan(shape, strides, dtype, aligned, tuple(sorted(batch)), tuple(sorted(keep)), log, widened)
 
@@ -116,7 +117,7 @@ def as_scale(scale: Any, dtype: np.dtype[Any]) -> tuple[float, bool]:
 
 
 def as_workers(workers: Any) -> int | None:
-    """Give the number of threads asked for; a negative one counts down from the number of CPUs, as in scipy.fft."""
+    """Give the number of threads asked for; negative ones count from the CPUs, as in scipy.fft."""
     if workers is None:
         return None
     try:
@@ -156,6 +157,6 @@ def _overlap(x: npt.NDArray[Any], y: npt.NDArray[Any], itself: bool = False) -> 
     if not np.may_share_memory(x, y):
         return False
     try:
-        return bool(np.shares_memory(x, y, max_work=100_000))
+        return bool(np.shares_memory(x, y, max_work=100_000))  # type: ignore[arg-type]  # NumPy's stubs know -1 and 0 only
     except (np.exceptions.TooHardError, OverflowError):
         return True

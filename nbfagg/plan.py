@@ -69,56 +69,11 @@ class Plan:
     like: Any  # a scalar of `kind`
 
     def __str__(self) -> str:
-        """Say in one line which way an array goes."""
-        names = "\n".join(f"  {n} = {v}" for n, v in self.details().items())
-        return f"{self.way}: {self.kind} -> {self.dtype} {self.shape}, {self.tasks} tasks\n{names}"
-
-    def details(self) -> dict[str, int]:
-        """Give the head of the plan's table by name."""
-        if self.way == "rows":
-            names = [n for n in ROW_NAMES]
-        elif self.way == "nest":
-            names = [n for n in NEST_NAMES]
-        else:
-            return {}
-        return {name.lower(): int(self.table[getattr(fields, name)]) for name in names}
-
-
-ROW_NAMES = [
-    "ROWS",
-    "TOKENS",
-    "TERMS",
-    "BLOCK_TOKENS",
-    "PIECES",
-    "PIECE_TERMS",
-    "BLOCKS",
-    "PART_BLOCKS",
-    "PARTS",
-    "SUMS_IN_RESULT",
-    "ROWS_A_TASK",
-    "TILE_BYTES",
-    "KIND",
-]
-NEST_NAMES = [
-    "COLUMNS",
-    "WIDTH",
-    "APART",
-    "STEPS",
-    "STEP_PITCH",
-    "RUN_TOKENS",
-    "AHEAD",
-    "CELLS",
-    "COPIES",
-    "RESULT_ROWS",
-    "RESULT_TOKENS",
-    "CHUNK",
-    "CHUNK_TOTAL",
-    "CHUNK_OF",
-    "TASK_AXES",
-    "WALK_AXES",
-    "BATCH_AXES",
-    "KEPT_AXES",
-]
+        """Tell which way an array goes, with the head of the plan's table by name."""
+        heads = {"rows": fields.ROW_NAMES, "nest": fields.NEST_NAMES, "empty": []}[self.way]
+        lines = [f"{self.way}: {self.kind} -> {self.dtype} {self.shape}, {self.tasks} tasks"]
+        lines += [f"  {name} = {number}" for name, number in zip(heads, self.table, strict=False)]
+        return "\n".join(lines)
 
 
 def axes_of(
@@ -141,7 +96,7 @@ def axes_of(
         axes.append(Axis(size, pitch, role, order))
     axes.sort(key=lambda axis: (axis.pitch != 0, -abs(axis.pitch), axis.order))
     # Which kept (batch) axis follows which in the result.
-    follows = {}
+    follows: dict[int, int] = {}
     for role in "bl":
         orders = sorted(axis.order for axis in axes if axis.role == role)
         follows.update(zip(orders[1:], orders, strict=False))
@@ -391,6 +346,8 @@ def make_plan(
             way = "nest"
             table, tasks = plan_nest(axes, item, log)
     table.flags.writeable = False
+
+    in_c_order = strides == _c_strides(shape, item)
     in_order = both == tuple(sorted(both))
     return Plan(
         way=way,
@@ -405,11 +362,7 @@ def make_plan(
         parts=parts,
         nbytes=nbytes,
         batch_axes=batch,
-        small=way == "rows"
-        and code < 0
-        and nbytes <= SERIAL
-        and in_order
-        and strides == _c_strides(shape, item),
+        small=way == "rows" and code < 0 and nbytes <= SERIAL and in_order and in_c_order,
         small_bytes=small_bytes,
         like=kind.type(0),
     )

@@ -60,7 +60,7 @@ def rescale(old: float, new: float, rate: float) -> float:
         return 0.0
     if exponent == math.floor(exponent):
         return math.ldexp(1.0, int(exponent))
-    return 2.0**exponent
+    return math.pow(2.0, exponent)
 
 
 def merge(

@@ -103,7 +103,7 @@ def points_of(like, tops, shifts, law):
 
 @jit
 def factors_of(like, old, old_shifts, new_shifts, law):
-    """Give scalar.rescale of every lane whose new maximum is not far off: 0 where the old one is, or is -inf."""
+    """Give scalar.rescale of every lane, no new maximum being far off: 0 where the old one is, or is -inf."""
     distance = larger(sub(old_shifts, new_shifts), splat(old_shifts, -1000.0))
     factors = power_of_two(add(distance, splat(distance, MAGIC_F64)))
     y = mul(to_double(old), splat(distance, law[0]))

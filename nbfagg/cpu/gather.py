@@ -25,7 +25,7 @@ from nbfagg.fields import (
 
 @jit
 def offset_of(plan, first, axes, index):
-    """Give the byte offset of number `index` among the axes first ... first + axes - 1, the last running fastest."""
+    """Give the byte offset of number `index` among `axes` axes from `first` on, the last running fastest."""
     offset = 0
     for a in range(first + axes - 1, first - 1, -1):
         size = plan[ROWS_AXES + 2 * a]

@@ -8,6 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.core import config
 
 from nbfagg import fields
 from nbfagg.cpu import drive, nest, rows
@@ -40,7 +41,7 @@ def threads(workers: int | None, nbytes: int) -> int:
     """Give how many threads an array of this size is worth, at most `workers`."""
     if nbytes <= SERIAL:
         return 1
-    most = numba.get_num_threads() if workers is None else min(workers, numba.config.NUMBA_NUM_THREADS)
+    most = numba.get_num_threads() if workers is None else min(workers, config.NUMBA_NUM_THREADS)
     return max(1, min(most, nbytes // SERIAL))
 
 

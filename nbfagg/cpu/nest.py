@@ -193,7 +193,7 @@ def cells_of(plan, row, counters):
     first = plan[TASK_AXES] + plan[WALK_AXES]
     cell = 0
     for a in range(first + plan[BATCH_AXES] - 1, first - 1, -1):
-        size, pitch, step, summed = axis(plan, a)
+        size, _, step, _ = axis(plan, a)
         cell += row % size * step
         row //= size
     for a in range(plan[KEPT_AXES]):
@@ -207,7 +207,7 @@ def next_cell(plan, cell, counters):
     first = plan[TASK_AXES] + plan[WALK_AXES] + plan[BATCH_AXES]
     a = plan[KEPT_AXES] - 1
     while a >= 0:
-        size, pitch, step, summed = axis(plan, first + a)
+        size, _, step, _ = axis(plan, first + a)
         index = peek(0, counters + 8 * a) + 1
         cell += step
         if index < size:

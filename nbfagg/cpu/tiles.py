@@ -33,6 +33,7 @@ from nbfagg.cpu.vector import (
     sum_groups,
     sum_rows,
     total,
+    total_exactly,
     widen,
 )
 from nbfagg.fields import SHORT
@@ -127,7 +128,7 @@ def collapse(wide):
 @overload(collapse)
 def _collapse(wide):
     if isinstance(wide, types.BaseTuple):
-        return lambda wide: total(wide[0]) + total(wide[1])
+        return lambda wide: total_exactly(wide[0], wide[1])
     return lambda wide: total(wide)
 
 
@@ -230,7 +231,7 @@ def run_sum(like, p, count, point, ahead):
 
 @jit
 def spread(like, p, count, point, scratch, gap, ahead):
-    """Write s of `count` exponentials to scratch and s*q to scratch + gap; give the end of what was written."""
+    """Write s of `count` exponentials to scratch and s*q to scratch + gap; give where s ends."""
     width = lanes(like)
     for _ in range(count // width):
         prefetch(p + ahead)
@@ -272,27 +273,52 @@ def sum_each(like, address, terms):
     return sum_groups(like, address, 8)
 
 
-@jit
-def fold_groups(like, address, gap, terms, work, sums):
-    """Write the float64 sums of s + s*q over eight groups of `terms` neighbours; give them as a vector.
+def fold_groups(like, address, gap, terms, work):
+    """Give the float64 sums of s + s*q over eight groups of `terms` neighbours, as a vector.
 
-    From nine terms on a group fills a vector by itself: it is widened and
-    folded to one float64 vector, and eight of these are added crosswise.
+    From nine terms on a group fills a vector by itself: it is folded to one
+    float64 vector, and eight of these are added crosswise.
     """
-    width = lanes(like)
-    zero = type_as(like, 0.0)
-    step = terms * (BYTES // width)
-    rest = terms % width
+    raise NotImplementedError("for compiled code")
+
+
+@overload(fold_groups)
+def _fold_groups(like, address, gap, terms, work):
+    if like == types.float32:
+
+        def single(like, address, gap, terms, work):
+            zero = np.float32(0.0)
+            rest = terms % 16
+            for j in range(8):
+                end = address + terms // 16 * BYTES
+                value = widen_pair(load_first(like, end, rest, zero), load_first(like, end + gap, rest, zero))
+                for p in range(address, end, BYTES):
+                    value = add(value, widen_pair(load(like, p), load(like, p + gap)))
+                store(work + j * BYTES, fold(value))
+                address += terms * 4
+            return sum_rows(0.0, work)
+
+        return single
+
+    def double(like, address, gap, terms, work):
+        # Apart, the powers of two add exactly and the rest is small.
+        whole = fold_doubles(address, terms, work)
+        return add(whole, fold_doubles(address + gap, terms, work))
+
+    return double
+
+
+@jit
+def fold_doubles(address, terms, work):
+    """Give the sums of eight groups of `terms` float64 neighbours."""
     for j in range(8):
-        end = address + terms // width * BYTES
-        value = widen_pair(load_first(like, end, rest, zero), load_first(like, end + gap, rest, zero))
+        end = address + terms // 8 * BYTES
+        value = load_first(0.0, end, terms % 8, 0.0)
         for p in range(address, end, BYTES):
-            value = add(value, widen_pair(load(like, p), load(like, p + gap)))
-        store(work + j * BYTES, fold(value))
-        address += step
-    folded = sum_rows(0.0, work)
-    store(sums, folded)
-    return folded
+            value = add(value, load(0.0, p))
+        store(work + j * BYTES, value)
+        address += terms * 8
+    return sum_rows(0.0, work)
 
 
 @jit
@@ -340,7 +366,8 @@ def short_sums(like, p, tokens, terms, point, sums, scratch, ahead):
         else:
             for i in range(0, width, 8):
                 row = scratch + i * terms * (BYTES // width)
-                folded = fold_groups(like, row, gap, terms, work, sums + 8 * i)
+                folded = fold_groups(like, row, gap, terms, work)
+                store(sums + 8 * i, folded)
                 eights = add_exactly(eights, folded)
         p += step
         sums += width * 8

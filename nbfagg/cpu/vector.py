@@ -387,16 +387,16 @@ def fold(typingctx, x):
     """Add the upper half of 16 float64 lanes to the lower; leave 8 as they are."""
 
     def codegen(context, builder, signature, args):
-        if x.lanes == 8:
-            return args[0]
-        low = ir.Constant(ir.VectorType(_I32, 8), list(range(8)))
-        high = ir.Constant(ir.VectorType(_I32, 8), list(range(8, 16)))
-        undefined = ir.Constant(args[0].type, ir.Undefined)
-        return builder.fadd(
-            builder.shuffle_vector(args[0], undefined, low), builder.shuffle_vector(args[0], undefined, high)
-        )
+        return args[0] if x.lanes == 8 else builder.fadd(*_halves(builder, args[0]))
 
     return F64(x), codegen
+
+
+def _halves(builder, value):
+    count = value.type.count // 2
+    undefined = ir.Constant(value.type, ir.Undefined)
+    masks = [ir.Constant(ir.VectorType(_I32, count), list(range(i, i + count))) for i in (0, count)]
+    return [builder.shuffle_vector(value, undefined, mask) for mask in masks]
 
 
 @intrinsic
@@ -405,18 +405,28 @@ def total(typingctx, x):
 
     def codegen(context, builder, signature, args):
         value = args[0]
-        count = value.type.count
-        while count > 1:
-            count //= 2
-            low = ir.Constant(ir.VectorType(_I32, count), list(range(count)))
-            high = ir.Constant(ir.VectorType(_I32, count), list(range(count, 2 * count)))
-            undefined = ir.Constant(value.type, ir.Undefined)
-            value = builder.fadd(
-                builder.shuffle_vector(value, undefined, low), builder.shuffle_vector(value, undefined, high)
-            )
+        while value.type.count > 1:
+            value = builder.fadd(*_halves(builder, value))
         return builder.extract_element(value, _I32(0))
 
     return x.dtype(x), codegen
+
+
+@intrinsic
+def total_exactly(typingctx, high, low):
+    """Sum the lanes of the unevaluated sum high + low, halves onto halves, with what each addition loses."""
+
+    def codegen(context, builder, signature, args):
+        value, rest = args
+        while value.type.count > 1:
+            left, right = _halves(builder, value)
+            value = builder.fadd(left, right)
+            part = builder.fsub(value, left)
+            lost = builder.fadd(builder.fsub(left, builder.fsub(value, part)), builder.fsub(right, part))
+            rest = builder.fadd(builder.fadd(*_halves(builder, rest)), lost)
+        return builder.extract_element(builder.fadd(value, rest), _I32(0))
+
+    return high.dtype(high, high), codegen
 
 
 def _fold(builder, left, right, low, high):
