@@ -16,7 +16,7 @@ The kernels read them by these names; plan.py writes them by the same.
     PARTS,  # in a row
     SUMS_IN_RESULT,  # 1: a row's sums wait in the result, rounded; 0: in the workspace
     ROWS_A_TASK,  # where a thread has whole rows
-    TILE_BYTES,  # of a gathered block; 0 where logits are read in place
+    GATHERED,  # 1: logits are brought together in a tile; 0: they are read in place
     KIND,  # of the numbers in memory, where they are gathered: KINDS
     ROWS_BATCH,  # axes in the table of the batch (size, pitch), from ROWS_AXES on
     ROWS_KEPT,  # axes in the table of the tokens, next
@@ -58,45 +58,11 @@ AXIS_FIELDS = 4
 # Up to this many terms a token's exponentials go through a scratch area and are
 # summed for a vector of tokens at once; above it each token sums its own vectors.
 SHORT = 64
-# The scratch: two areas of SHORT vectors and a spare one, and eight for the fold.
-SCRATCH_BYTES = 2 * (SHORT + 1) * 64 + 16 * 64
-
-# The heads by name, to print a plan.
-ROW_NAMES = [
-    "rows",
-    "tokens",
-    "terms",
-    "block_tokens",
-    "pieces",
-    "piece_terms",
-    "blocks",
-    "part_blocks",
-    "parts",
-    "sums_in_result",
-    "rows_a_task",
-    "tile_bytes",
-    "kind",
-    "rows_batch",
-    "rows_kept",
-    "rows_summed",
-]
-NEST_NAMES = [
-    "columns",
-    "width",
-    "apart",
-    "steps",
-    "step_pitch",
-    "run_tokens",
-    "ahead",
-    "cells",
-    "copies",
-    "result_rows",
-    "result_tokens",
-    "chunk",
-    "chunk_total",
-    "chunk_of",
-    "task_axes",
-    "walk_axes",
-    "batch_axes",
-    "kept_axes",
-]
+# A tile: a block of whole tokens, or a piece of one; with its scratch it stays in
+# 32 KiB of L1. 16 KiB were as fast as 4 and faster than 64, within noise.
+TILE = 16 * 1024
+# Exponentials that are spread out before they are summed in groups: 1024 of them,
+# at least a vector of tokens of SHORT terms each.
+AREA = 8 * 1024
+# The scratch: two areas with a spare vector each, and eight vectors for the sums.
+SCRATCH_BYTES = 2 * (AREA + 64) + 8 * 64

@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nbfagg import fields, scalar
+from nbfagg.fields import TILE
 
-# A block of whole tokens, or a piece of one, and its scratch stay in 32 KiB of L1:
-# 16 KiB were as fast as 32 and 4, and faster than 8 and 64, within noise.
-TILE = 16 * 1024
 # Blocks of a part: 1 MiB, small enough to share a single row evenly.
 PART_BLOCKS = 64
 # Up to so many tokens a row's sums wait as float64 in a workspace (512 KiB, half
@@ -152,7 +150,7 @@ def plan_rows(
     table[fields.PARTS] = -(-blocks // part_blocks)
     table[fields.SUMS_IN_RESULT] = tokens > SUMS_TOKENS
     table[fields.ROWS_A_TASK] = max(1, TASK // row_bytes)
-    table[fields.TILE_BYTES] = 0 if code < 0 else block_tokens * min(terms, tile) * kind_item + 64
+    table[fields.GATHERED] = code >= 0
     table[fields.KIND] = max(code, 0)
     table[fields.ROWS_BATCH] = len(batch)
     table[fields.ROWS_KEPT] = len(kept)
@@ -164,7 +162,7 @@ def plan_rows(
         table,
         tasks,
         rows * int(table[fields.PARTS]),
-        16 * blocks + 8 * (tokens + lanes) + fields.SCRATCH_BYTES,
+        16 * blocks + 8 * (tokens + lanes) + TILE + fields.SCRATCH_BYTES,
     )
 
 

@@ -12,7 +12,8 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import FLOOR_F32, FLOOR_F64, LIFT_F32, LIFT_F64, MAGIC_F32, MAGIC_F64, exp_parts
-from nbfagg.cpu.tiles import add_exactly, include, jit, lanes, nothing, type_as
+from nbfagg.cpu.sums import add_exactly, include, nothing
+from nbfagg.cpu.tiles import jit, lanes, type_as
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
@@ -86,14 +87,14 @@ def shifts_of(like, tops, law):
 
 @jit
 def points_of(like, tops, shifts, law):
-    """Make the vectors that exp_parts wants, each lane with its own maximum."""
+    """Make each lane's origin, and the vectors that exp_parts wants, each lane with its own maximum."""
     magic, depth, greatest = constants(like)
     rate, inverse, high, low = law
     y = mul(to_double(tops), splat(shifts, rate))
     none = splat(like, type_as(like, 0.0))
     finite = select_above(absolute(tops), splat(like, type_as(like, greatest)), none, tops)
-    return (
-        select_above(absolute(y), splat(y, scalar.FAR), finite, none),
+    origin = select_above(absolute(y), splat(y, scalar.FAR), finite, none)
+    return origin, (
         to_type(like, mul(sub(shifts, splat(shifts, depth)), splat(shifts, inverse))),
         splat(like, high),
         splat(like, low),
@@ -207,20 +208,20 @@ def add_columns(like, p, width, apart, steps, pitch, tops, sums, rests, first, l
                     old_shifts = shifts_of(like, old, law)
                     rescale_sums(like, sums, rests, factors_of(like, old, old_shifts, shifts, law))
         store(tops, top)
-        point = points_of(like, top, shifts, law)
+        origin, point = points_of(like, top, shifts, law)
         wide = nothing(like)
         q = p
         for _ in range(steps // 2):
             prefetch(q + ahead)
             prefetch(q + pitch + ahead)
-            s, f = exp_parts(take_columns(like, q, apart, count), *point)
-            t, g = exp_parts(take_columns(like, q + pitch, apart, count), *point)
+            s, f = exp_parts(sub(take_columns(like, q, apart, count), origin), *point)
+            t, g = exp_parts(sub(take_columns(like, q + pitch, apart, count), origin), *point)
             wide = include(wide, add(s, t))
             wide = include(wide, fma(t, g, mul(s, f)))
             q += 2 * pitch
         if steps % 2:
             prefetch(q + ahead)
-            s, f = exp_parts(take_columns(like, q, apart, count), *point)
+            s, f = exp_parts(sub(take_columns(like, q, apart, count), origin), *point)
             wide = include(include(wide, s), mul(s, f))
         update(like, sums, rests, wide)
         p += lane_count * apart

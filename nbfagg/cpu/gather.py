@@ -11,6 +11,7 @@ from numba.extending import overload
 from nbfagg.cpu.tiles import jit, lanes, type_as
 from nbfagg.cpu.vector import BYTES, peek, peek_swapped, poke
 from nbfagg.fields import (
+    GATHERED,
     KIND,
     KINDS,
     ROWS_AXES,
@@ -19,7 +20,6 @@ from nbfagg.fields import (
     ROWS_SUMMED,
     SWAPPED,
     TERMS,
-    TILE_BYTES,
 )
 
 
@@ -139,7 +139,7 @@ def locate(like, source, plan, row, token, tokens, term, terms, buffer):
     """Give the address at which `terms` terms of each of `tokens` tokens lie side by side."""
     size = BYTES // lanes(like)
     p = source + offset_of(plan, 0, plan[ROWS_BATCH], row)
-    if plan[TILE_BYTES] == 0:
+    if not plan[GATHERED]:
         return p + (token * plan[TERMS] + term) * size
     for t in range(tokens):
         place = p + offset_of(plan, plan[ROWS_BATCH], plan[ROWS_KEPT], token + t)

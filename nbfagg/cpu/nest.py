@@ -17,7 +17,7 @@ import numpy as np
 from nbfagg import scalar
 from nbfagg.cpu.columns import add_columns
 from nbfagg.cpu.finish import finish_log, finish_lse
-from nbfagg.cpu.tiles import jit, lanes, maximum, point_of, run_sum, token_sums, type_as
+from nbfagg.cpu.tiles import extremes, jit, lanes, move_origin, run_sum, token_sums, type_as
 from nbfagg.cpu.vector import BYTES, peek, poke
 from nbfagg.fields import (
     AHEAD,
@@ -38,6 +38,7 @@ from nbfagg.fields import (
     STEP_PITCH,
     STEPS,
     TASK_AXES,
+    TILE,
     WALK_AXES,
     WIDTH,
 )
@@ -45,8 +46,6 @@ from nbfagg.fields import (
 # Steps that columns are walked down twice at a time, in L2 if not in L1. The
 # same for every shape: a cell's bits depend on it.
 COLUMN_STEPS = 32
-# A run that is longer is taken in pieces.
-RUN_BYTES = 16 * 1024
 
 
 @jit
@@ -100,24 +99,28 @@ def visit(like, p, cell, first, width, plan, law, shared, work):
                 work,
             )
         return
-    piece = RUN_BYTES // size
+    piece = TILE // size
     if width > piece:
         for term in range(0, width, piece):
             q, count = p + term * size, min(piece, width - term)
-            top = np.float64(maximum(like, q, count))
-            total = run_sum(like, q, count, point_of(like, top, law), plan[AHEAD])
+            top, bottom = extremes(like, q, count)
+            q = move_origin(like, q, count, top, law, work)
+            total = run_sum(like, q, count, top, bottom, law, plan[AHEAD])
             add_to_cell(like, cell, top, total, first and term == 0, shared, plan, law)
         return
     tokens = plan[RUN_TOKENS]
-    top = np.float64(maximum(like, p, tokens * width))
-    point = point_of(like, top, law)
+    top, bottom = extremes(like, p, tokens * width)
+    p = move_origin(like, p, tokens * width, top, law, work)
     if tokens == 1:
-        total = run_sum(like, p, width, point, plan[AHEAD])
+        total = run_sum(like, p, width, top, bottom, law, plan[AHEAD])
         add_to_cell(like, cell, top, total, first, shared, plan, law)
         return
-    token_sums(like, p, tokens, width, point, work, work + 8 * (lanes(like) + tokens), plan[AHEAD])
+    totals = work + TILE
+    token_sums(
+        like, p, tokens, width, top, bottom, law, totals, totals + 8 * (lanes(like) + tokens), plan[AHEAD]
+    )
     for i in range(tokens):
-        add_to_cell(like, cell + i, top, peek(0.0, work + 8 * i), first, shared, plan, law)
+        add_to_cell(like, cell + i, top, peek(0.0, totals + 8 * i), first, shared, plan, law)
 
 
 @jit
@@ -266,4 +269,4 @@ def workspace(plan, lanes):
     cells = int(plan[CELLS]) * int(plan[COPIES]) + 64
     counters = 8 * (int(plan[WALK_AXES]) + int(plan[KEPT_AXES]) + 1)
     totals = 8 * (lanes + int(plan[RUN_TOKENS]))
-    return 24 * cells, counters + totals + SCRATCH_BYTES
+    return 24 * cells, counters + TILE + totals + SCRATCH_BYTES

@@ -19,7 +19,7 @@ import numpy as np
 from nbfagg import scalar
 from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down
 from nbfagg.cpu.gather import locate
-from nbfagg.cpu.tiles import jit, lanes, maximum, point_of, run_sum, token_sums, type_as
+from nbfagg.cpu.tiles import extremes, jit, lanes, move_origin, run_sum, token_sums, type_as
 from nbfagg.cpu.vector import BYTES, peek, poke
 from nbfagg.fields import (
     BLOCK_TOKENS,
@@ -33,7 +33,7 @@ from nbfagg.fields import (
     SCRATCH_BYTES,
     SUMS_IN_RESULT,
     TERMS,
-    TILE_BYTES,
+    TILE,
     TOKENS,
 )
 
@@ -53,27 +53,28 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, out, buffer):
     size = BYTES // lanes(like)
     tokens, terms = plan[TOKENS], plan[TERMS]
     block_tokens, pieces = plan[BLOCK_TOKENS], plan[PIECES]
-    scratch = buffer + plan[TILE_BYTES]
+    scratch = buffer + TILE
     part_maximum, whole, rest = -math.inf, 0.0, 0.0
     for block in range(part * plan[PART_BLOCKS], min((part + 1) * plan[PART_BLOCKS], plan[BLOCKS])):
         if pieces == 1:
             token = block * block_tokens
             count = min(block_tokens, tokens - token)
             p = locate(like, source, plan, row, token, count, 0, terms, buffer)
-            top = np.float64(maximum(like, p, count * terms))
-            point = point_of(like, top, law)
+            top, bottom = extremes(like, p, count * terms)
+            p = move_origin(like, p, count * terms, top, law, buffer)
             ahead = block_tokens * terms * size
             if plan[SUMS_IN_RESULT]:
-                total = token_sums(like, p, count, terms, point, sums, scratch, ahead)
+                total = token_sums(like, p, count, terms, top, bottom, law, sums, scratch, ahead)
                 finish(like, sums, out + token * size, count, 1.0, 1.0, 1.0)
             else:
-                total = token_sums(like, p, count, terms, point, sums + token * 8, scratch, ahead)
+                total = token_sums(like, p, count, terms, top, bottom, law, sums + token * 8, scratch, ahead)
         else:
             term = block % pieces * plan[PIECE_TERMS]
             count = min(plan[PIECE_TERMS], terms - term)
             p = locate(like, source, plan, row, block // pieces, 1, term, count, buffer)
-            top = np.float64(maximum(like, p, count))
-            total = run_sum(like, p, count, point_of(like, top, law), plan[PIECE_TERMS] * size)
+            top, bottom = extremes(like, p, count)
+            p = move_origin(like, p, count, top, law, buffer)
+            total = run_sum(like, p, count, top, bottom, law, plan[PIECE_TERMS] * size)
         poke(notes + 16 * block, top)
         poke(notes + 16 * block + 8, total)
         part_maximum, whole, rest = scalar.merge(part_maximum, whole, rest, top, total, law[0])
@@ -97,8 +98,9 @@ def log_token(like, source, plan, law, row, token, total_sum, top, row_top, tota
     terms = plan[TERMS]
     if total_sum * lift_down(like) < DOUBT:
         p = locate(like, source, plan, row, token, 1, 0, terms, buffer)
-        top = np.float64(maximum(like, p, terms))
-        total_sum = run_sum(like, p, terms, point_of(like, top, law), 0)
+        top, bottom = extremes(like, p, terms)
+        p = move_origin(like, p, terms, top, law, buffer)
+        total_sum = run_sum(like, p, terms, top, bottom, law, 0)
     return finish_log(like, total_sum, top, row_top, total, law)
 
 
@@ -207,7 +209,7 @@ def shared_places(like, plan, shared, thread, row):
 
 def workspace(plan, lanes):
     """Give the bytes that all threads share, and the bytes of each one, for (whole rows, split rows)."""
-    scratch = int(plan[TILE_BYTES]) + SCRATCH_BYTES
+    scratch = TILE + SCRATCH_BYTES
     block = 8 * (int(plan[BLOCK_TOKENS]) + lanes)
     row = 8 * (int(plan[TOKENS]) + lanes)
     notes = 16 * int(plan[BLOCKS])

@@ -120,6 +120,33 @@ def load_first(typingctx, like, address, count, rest):
 
 
 @intrinsic
+def load_doubled(typingctx, address):
+    """Load 8 float32 numbers as float64 lanes."""
+
+    def codegen(context, builder, signature, args):
+        half = ir.VectorType(_F32, 8)
+        return builder.fpext(builder.load(_pointer(builder, args[0], half), align=4), _llvm(F64))
+
+    return F64(types.intp), codegen
+
+
+@intrinsic
+def load_first_doubled(typingctx, address, count):
+    """Load the first `count` of 8 float32 numbers as float64 lanes; the others are -inf."""
+
+    def codegen(context, builder, signature, args):
+        half = ir.VectorType(_F32, 8)
+        mask = _first(builder, args[1], 8)
+        pointer = _pointer(builder, args[0], half)
+        function_type = ir.FunctionType(half, [pointer.type, _I32, mask.type, half])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.masked.load.v8f32.p0")
+        value = builder.call(function, [pointer, _I32(4), mask, _fill(half, float("-inf"))])
+        return builder.fpext(value, _llvm(F64))
+
+    return F64(types.intp, types.intp), codegen
+
+
+@intrinsic
 def load_apart(typingctx, like, address, pitch, count, rest):
     """Load the first `count` lanes from places `pitch` bytes apart; the others are `rest`."""
     vec = _vec_of(like)
@@ -298,6 +325,16 @@ def larger(typingctx, x, y):
 
 
 @intrinsic
+def smaller(typingctx, x, y):
+    """Give x where x < y, else y."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[0], args[1])
+
+    return x(x, x), codegen
+
+
+@intrinsic
 def absolute(typingctx, x):
     """Give |x|."""
 
@@ -380,16 +417,6 @@ def largest(typingctx, x):
         return builder.call(function, args, fastmath=("nnan",))
 
     return x.dtype(x), codegen
-
-
-@intrinsic
-def fold(typingctx, x):
-    """Add the upper half of 16 float64 lanes to the lower; leave 8 as they are."""
-
-    def codegen(context, builder, signature, args):
-        return args[0] if x.lanes == 8 else builder.fadd(*_halves(builder, args[0]))
-
-    return F64(x), codegen
 
 
 def _halves(builder, value):
