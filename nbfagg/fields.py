@@ -16,13 +16,14 @@ The kernels read them by these names; plan.py writes them by the same.
     PARTS,  # in a row
     SUMS_IN_RESULT,  # 1: a row's sums wait in the result, rounded; 0: in the workspace
     ROWS_A_TASK,  # where a thread has whole rows
+    TILE_ROWS,  # rows so small that several make a tile; 0 where they are taken one by one
     GATHERED,  # 1: logits are brought together in a tile; 0: they are read in place
     KIND,  # of the numbers in memory, where they are gathered: KINDS
     ROWS_BATCH,  # axes in the table of the batch (size, pitch), from ROWS_AXES on
     ROWS_KEPT,  # axes in the table of the tokens, next
     ROWS_SUMMED,  # axes in the table of the terms, last
-) = range(16)
-ROWS_AXES = 16
+) = range(17)
+ROWS_AXES = 17
 # What a gather reads: NumPy's type codes; a swapped one is SWAPPED further on.
 KINDS = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 SWAPPED = len(KINDS)
@@ -66,3 +67,15 @@ TILE = 16 * 1024
 AREA = 8 * 1024
 # The scratch: two areas with a spare vector each, and eight vectors for the sums.
 SCRATCH_BYTES = 2 * (AREA + 64) + 8 * 64
+
+# The heads by name, to print a plan.
+ROW_NAMES = (
+    *("rows", "tokens", "terms", "block_tokens", "pieces", "piece_terms", "blocks", "part_blocks", "parts"),
+    *("sums_in_result", "rows_a_task", "tile_rows", "gathered", "kind"),
+    *("rows_batch", "rows_kept", "rows_summed"),
+)
+NEST_NAMES = (
+    *("columns", "width", "apart", "steps", "step_pitch", "run_tokens", "ahead", "cells", "copies"),
+    *("result_rows", "result_tokens", "chunk", "chunk_total", "chunk_of"),
+    *("task_axes", "walk_axes", "batch_axes", "kept_axes"),
+)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbfagg import fields, scalar
-from nbfagg.fields import TILE
+from nbfagg.fields import AREA, TILE
 
 # Blocks of a part: 1 MiB, small enough to share a single row evenly.
 PART_BLOCKS = 64
@@ -68,7 +68,7 @@ class Plan:
 
     def __str__(self) -> str:
         """Tell which way an array goes, with the head of the plan's table by name."""
-        heads = {"rows": fields.ROW_NAMES, "nest": fields.NEST_NAMES, "empty": []}[self.way]
+        heads = {"rows": fields.ROW_NAMES, "nest": fields.NEST_NAMES, "empty": ()}[self.way]
         lines = [f"{self.way}: {self.kind} -> {self.dtype} {self.shape}, {self.tasks} tasks"]
         lines += [f"  {name} = {number}" for name, number in zip(heads, self.table, strict=False)]
         return "\n".join(lines)
@@ -150,6 +150,9 @@ def plan_rows(
     table[fields.PARTS] = -(-blocks // part_blocks)
     table[fields.SUMS_IN_RESULT] = tokens > SUMS_TOKENS
     table[fields.ROWS_A_TASK] = max(1, TASK // row_bytes)
+    # Their tokens, filled up to a vector, fit the area that exponentials are spread to.
+    tile_rows = AREA // (8 * terms) // 8 * 8 // tokens
+    table[fields.TILE_ROWS] = tile_rows if code < 0 and terms <= fields.SHORT and tile_rows > 1 else 0
     table[fields.GATHERED] = code >= 0
     table[fields.KIND] = max(code, 0)
     table[fields.ROWS_BATCH] = len(batch)

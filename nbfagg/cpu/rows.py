@@ -20,6 +20,7 @@ from nbfagg import scalar
 from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down
 from nbfagg.cpu.gather import locate
 from nbfagg.cpu.tiles import extremes, jit, lanes, move_origin, run_sum, token_sums, type_as
+from nbfagg.cpu.tiny import tiny_rows
 from nbfagg.cpu.vector import BYTES, peek, poke
 from nbfagg.fields import (
     BLOCK_TOKENS,
@@ -34,6 +35,7 @@ from nbfagg.fields import (
     SUMS_IN_RESULT,
     TERMS,
     TILE,
+    TILE_ROWS,
     TOKENS,
 )
 
@@ -157,8 +159,14 @@ def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
     sums = work + 16 * plan[BLOCKS]
     room = plan[BLOCK_TOKENS] if plan[SUMS_IN_RESULT] else plan[TOKENS]
     buffer = sums + 8 * (room + lanes(like))
-    first = task * plan[ROWS_A_TASK]
-    for row in range(first, min(first + plan[ROWS_A_TASK], plan[ROWS])):
+    row = task * plan[ROWS_A_TASK]
+    last = min(row + plan[ROWS_A_TASK], plan[ROWS])
+    while row < last:
+        if plan[TILE_ROWS] and not log:
+            end = min(row + plan[TILE_ROWS], last)
+            row += tiny_rows(like, source, plan, law, scale, out, lse, row, end, buffer, buffer + TILE)
+            if row == end:
+                continue
         result = row_result(like, plan, out, row)
         top, whole, rest = -math.inf, 0.0, 0.0
         for part in range(plan[PARTS]):
@@ -169,6 +177,7 @@ def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
             finish_part(like, source, plan, law, log, row, part, work, sums, result, top, total, buffer)
         if lse:
             poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total, law, scale))
+        row += 1
 
 
 @jit
