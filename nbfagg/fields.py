@@ -65,8 +65,8 @@ TILE = 16 * 1024
 # Exponentials that are spread out before they are summed in groups: 1024 of them,
 # at least a vector of tokens of SHORT terms each.
 AREA = 8 * 1024
-# The scratch: two areas with a spare vector each, and eight vectors for the sums.
-SCRATCH_BYTES = 2 * (AREA + 64) + 8 * 64
+# The scratch: two areas with a spare vector each, and sixteen for sums crosswise.
+SCRATCH_BYTES = 2 * (AREA + 64) + 16 * 64
 
 # The heads by name, to print a plan.
 ROW_NAMES = (

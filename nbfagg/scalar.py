@@ -44,6 +44,11 @@ def distance(old: float, new: float, rate: float) -> float:
     return exponent
 
 
+def two_to(exponent: int) -> float:
+    """Give 2**exponent for -1022 <= exponent <= 1023; kernels put its bits together instead."""
+    return math.ldexp(1.0, exponent)
+
+
 def rescale(old: float, new: float, rate: float) -> float:
     """Give the factor that moves a sum from the point of maximum `old` to that of `new` >= `old`.
 
@@ -56,10 +61,10 @@ def rescale(old: float, new: float, rate: float) -> float:
     if old == new:
         return 1.0
     exponent = distance(old, new, rate)
-    if not exponent > -1070.0:
+    if not exponent > -1020.0:
         return 0.0
     if exponent == math.floor(exponent):
-        return math.ldexp(1.0, int(exponent))
+        return two_to(int(exponent))
     return math.pow(2.0, exponent)
 
 

@@ -13,7 +13,6 @@ from numba.extending import overload
 from nbfagg import scalar
 from nbfagg.cpu.exp import FLOOR_F32, FLOOR_F64, LIFT_F32, LIFT_F64, MAGIC_F32, MAGIC_F64, exp_parts
 from nbfagg.cpu.sums import add_exactly, include, nothing
-from nbfagg.cpu.tiles import jit, lanes, type_as
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
@@ -21,6 +20,8 @@ from nbfagg.cpu.vector import (
     add,
     any_above,
     fma,
+    jit,
+    lanes,
     larger,
     load,
     load_apart,
@@ -36,6 +37,7 @@ from nbfagg.cpu.vector import (
     splat,
     store,
     sub,
+    type_as,
     widen,
     widened,
 )

@@ -27,12 +27,22 @@ lanes: 0.04 units at 1.5 times the arithmetic. (Widening s and s*q one by one
 costs as much as that and is less exact.)
 """
 
-import numba
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 
-from nbfagg.cpu.vector import add, fma, larger, mul, negative, power_of_two, splat, sub
+from nbfagg import scalar
+from nbfagg.cpu.vector import add, float_of_bits, fma, jit, larger, mul, negative, power_of_two, splat, sub
+
+for formula in scalar.FORMULAS:
+    register_jitable(error_model="numpy")(formula)
+
+
+@overload(scalar.two_to)
+def _two_to(exponent):
+    # The bits of a normal float64, where ldexp is a call of 5 ns.
+    return lambda exponent: float_of_bits((exponent + 1023) << 52)
+
 
 # Sums are kept 2**LIFT above the maximum's power of two and an exponential below
 # 2**FLOOR counts as 2**FLOOR: LIFT - FLOOR (180, 1200) is further down than the
@@ -146,7 +156,7 @@ def _lowest(like, shift, inverse):
     return lambda like, shift, inverse: (shift - depth) * inverse
 
 
-@numba.njit(error_model="numpy")
+@jit
 def exp_parts(x, low, rate_high, rate_low, magic):
     """Give s and q for the logits x, less their origin; the other arguments are vectors.
 
@@ -161,7 +171,7 @@ def exp_parts(x, low, rate_high, rate_low, magic):
     return power_of_two(t), fma(f, polynomial(f), f)
 
 
-@numba.njit(error_model="numpy")
+@jit
 def exp_wide(x, low, rate, magic):
     """Give s and p = 2**f, whose product is the exponential, for float32 logits x in float64 lanes.
 
@@ -179,11 +189,27 @@ def exp_wide(x, low, rate, magic):
     return power_of_two(t), fma(p, f, splat(f, 1.0))
 
 
-@numba.njit(error_model="numpy")
+@jit
 def wide_point(shift, rate, inverse):
     """Make the vectors that exp_wide wants."""
     return (
         splat(0.0, (shift - (LIFT_F32 - FLOOR_WIDE)) * inverse),
         splat(0.0, rate),
         splat(0.0, MAGIC_F64 + LIFT_F32 - shift),
+    )
+
+
+@jit
+def point_of(like, maximum, law):
+    """Make the vectors that exp_parts wants for a tile with this maximum.
+
+    `law` is (rate, 1 / rate, rate's high part, rate's low part).
+    """
+    rate, inverse, high, low = law
+    exponent = scalar.shift(maximum, rate)
+    return (
+        splat(like, lowest(like, exponent, inverse)),
+        splat(like, high),
+        splat(like, low),
+        splat(like, magic(like, exponent)),
     )

@@ -7,11 +7,12 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import LIFT_F32, LIFT_F64
-from nbfagg.cpu.tiles import jit, lanes, type_as
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
     fma,
+    jit,
+    lanes,
     load,
     mul,
     narrow,
@@ -21,6 +22,7 @@ from nbfagg.cpu.vector import (
     splat,
     store,
     store_first,
+    type_as,
     widen,
     widened,
 )

@@ -8,8 +8,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nbfagg.cpu.tiles import jit, lanes, type_as
-from nbfagg.cpu.vector import BYTES, peek, peek_swapped, poke
+from nbfagg.cpu.vector import BYTES, jit, lanes, peek, peek_swapped, poke, type_as
 from nbfagg.fields import (
     GATHERED,
     KIND,

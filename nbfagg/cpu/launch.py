@@ -8,7 +8,6 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core import config
 
 from nbfagg import fields
 from nbfagg.cpu import drive, nest, rows
@@ -41,7 +40,9 @@ def threads(workers: int | None, nbytes: int) -> int:
     """Give how many threads an array of this size is worth, at most `workers`."""
     if nbytes <= SERIAL:
         return 1
-    most = numba.get_num_threads() if workers is None else min(workers, config.NUMBA_NUM_THREADS)
+    most: int = numba.get_num_threads()
+    if workers is not None:
+        most = min(workers, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # set at run time
     return max(1, min(most, nbytes // SERIAL))
 
 
@@ -88,10 +89,10 @@ def run(
     tasks = plan.tasks
     kernel: Any
     if plan.way == "nest":
-        shared, mine = nest.workspace(table, lanes)
+        shared, mine = nest.workspace(table, lanes)  # type: ignore[no-untyped-call]
         kernel = drive.nest_parallel if count > 1 else drive.nest_serial
     else:
-        (shared, mine), (shared_parts, mine_parts) = rows.workspace(table, lanes)
+        (shared, mine), (shared_parts, mine_parts) = rows.workspace(table, lanes)  # type: ignore[no-untyped-call]
         kernel = drive.rows_parallel if count > 1 else drive.rows_serial
         if count > 1 and tasks < TASKS_A_THREAD * count and plan.parts > int(table[fields.ROWS]):
             shared, mine, tasks = shared_parts, mine_parts, plan.parts

@@ -17,8 +17,8 @@ import numpy as np
 from nbfagg import scalar
 from nbfagg.cpu.columns import add_columns
 from nbfagg.cpu.finish import finish_log, finish_lse
-from nbfagg.cpu.tiles import extremes, jit, lanes, move_origin, run_sum, token_sums, type_as
-from nbfagg.cpu.vector import BYTES, peek, poke
+from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
+from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke, type_as
 from nbfagg.fields import (
     AHEAD,
     APART,

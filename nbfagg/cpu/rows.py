@@ -19,9 +19,9 @@ import numpy as np
 from nbfagg import scalar
 from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down
 from nbfagg.cpu.gather import locate
-from nbfagg.cpu.tiles import extremes, jit, lanes, move_origin, run_sum, token_sums, type_as
+from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import tiny_rows
-from nbfagg.cpu.vector import BYTES, peek, poke
+from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke, type_as
 from nbfagg.fields import (
     BLOCK_TOKENS,
     BLOCKS,

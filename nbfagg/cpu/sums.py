@@ -1,11 +1,10 @@
 """Sums of vectors, wider than their terms: float64 for float32, a compensated pair for float64."""
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nbfagg.cpu.vector import F32, add, splat, sub, total, total_exactly, widen
+from nbfagg.cpu.vector import BYTES, F32, add, jit, load, load_first, splat, sub, total, total_exactly, widen
 
 
 def nothing(like):
@@ -20,7 +19,7 @@ def _nothing(like):
     return lambda like: (splat(like, 0.0), splat(like, 0.0))
 
 
-@numba.njit(error_model="numpy")
+@jit
 def add_exactly(pair, x):
     """Add x to the unevaluated sum high + low (Knuth's two-sum: any order of magnitudes)."""
     high, low = pair
@@ -63,3 +62,57 @@ def _collapse(wide):
     if isinstance(wide, types.BaseTuple):
         return lambda wide: total_exactly(wide[0], wide[1])
     return lambda wide: total(wide)
+
+
+def meet(s, sq):
+    """Give s + sq as float64 lanes."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(meet)
+def _meet(s, sq):
+    if s == F32:
+        return lambda s, sq: add(widen(s), widen(sq))
+    return lambda s, sq: add(s, sq)
+
+
+def sum_of(like, sums, count):
+    """Give the total of `count` float64 sums; of float64 logits, with what each addition loses."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(sum_of)
+def _sum_of(like, sums, count):
+    if like == types.float32:
+
+        def single(like, sums, count):
+            value = splat(0.0, 0.0)
+            v1 = value
+            v2 = value
+            v3 = value
+            for _ in range(count // 32):
+                value = add(value, load(0.0, sums))
+                v1 = add(v1, load(0.0, sums + BYTES))
+                v2 = add(v2, load(0.0, sums + 2 * BYTES))
+                v3 = add(v3, load(0.0, sums + 3 * BYTES))
+                sums += 4 * BYTES
+            value = add(add(value, v1), add(v2, v3))
+            for _ in range(count % 32 // 8):
+                value = add(value, load(0.0, sums))
+                sums += BYTES
+            if count % 8:
+                value = add(value, load_first(0.0, sums, count % 8, 0.0))
+            return total(value)
+
+        return single
+
+    def double(like, sums, count):
+        wide = (splat(0.0, 0.0), splat(0.0, 0.0))
+        for _ in range(count // 8):
+            wide = add_exactly(wide, load(0.0, sums))
+            sums += BYTES
+        if count % 8:
+            wide = add_exactly(wide, load_first(0.0, sums, count % 8, 0.0))
+        return collapse(wide)
+
+    return double

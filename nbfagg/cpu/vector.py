@@ -9,12 +9,16 @@ stands in the kernel is what runs.
 Addresses are plain integers (bytes); nothing here checks a bound.
 """
 
+import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic, models, overload, register_model
 
 BYTES = 64
+
+jit = numba.njit(error_model="numpy")
 
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
 _I1, _I8, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
@@ -389,6 +393,14 @@ def round_up(typingctx, x):
     return x(x), codegen
 
 
+@intrinsic
+def float_of_bits(typingctx, bits):
+    """Give the float64 with the bits of an int64."""
+    return types.float64(types.int64), lambda context, builder, signature, args: builder.bitcast(
+        args[0], _F64
+    )
+
+
 # --- between types and lanes --------------------------------------------------
 
 
@@ -529,3 +541,29 @@ def sum_rows(typingctx, like, address):
         return values[0]
 
     return vec(like, types.intp), codegen
+
+
+# --- what depends on the type -------------------------------------------------
+
+
+def lanes(like):
+    """Give the number of lanes of a vector of the type of `like`."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(lanes)
+def _lanes(like):
+    count = 16 if like == types.float32 else 8
+    return lambda like: count
+
+
+def type_as(like, value):
+    """Convert `value` to the type of `like`."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(type_as)
+def _type_as(like, value):
+    if like == types.float32:
+        return lambda like, value: np.float32(value)
+    return lambda like, value: np.float64(value)
