@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nbfagg.cpu.vector import BYTES, jit, lanes, peek, peek_swapped, poke, type_as
+from nbfagg.cpu.vector import BYTES, jit, jit_as, lanes, peek, peek_swapped, poke, type_as
 from nbfagg.fields import (
     GATHERED,
     KIND,
@@ -40,7 +40,7 @@ def _copier(code, peek_as):
     """Make the loop that brings numbers of one type, `pitch` bytes apart, side by side at `target`."""
     zero = np.dtype(code).type(0)
 
-    @jit
+    @jit_as(f"copy_{code}_{peek_as.__name__}")
     def copy(like, p, pitch, count, target):
         size = BYTES // lanes(like)
         for i in range(count):

@@ -16,6 +16,7 @@ from nbfagg.cpu.vector import (
     BYTES,
     add,
     jit,
+    jit_as,
     lanes,
     load,
     load_doubled,
@@ -77,7 +78,7 @@ def spread_wide(p, count, point, scratch, ahead):
 def _grouper(width):
     """Make the loop that sums groups of `width` neighbours, as many at a time as there are lanes."""
 
-    @jit
+    @jit_as(f"sum_groups_of_{width}")
     def sum_groups_of(unit, address, gap, groups, sums):
         count = lanes(unit)
         for _ in range(0, groups, count):
@@ -98,7 +99,7 @@ _group5, _group6, _group7, _group8 = _grouper(5), _grouper(6), _grouper(7), _gro
 def _shrinker(width):
     """Make the loop that replaces groups of `width` neighbours by their sums, in place."""
 
-    @jit
+    @jit_as(f"shrink_{width}")
     def shrink(unit, address, groups):
         target = address
         for _ in range(0, groups, lanes(unit)):

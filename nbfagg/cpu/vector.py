@@ -20,6 +20,23 @@ BYTES = 64
 
 jit = numba.njit(error_model="numpy")
 
+
+def jit_as(name):
+    """Compile a function under a name of its own.
+
+    Numba names machine code by a function's qualified name and a counter that
+    starts anew in every process. Two functions that one factory makes share the
+    name; if one comes from the disk cache and the other is compiled, they may
+    share the counter too, and then one runs in the other's place.
+    """
+
+    def decorate(function):
+        function.__name__ = function.__qualname__ = name
+        return jit(function)
+
+    return decorate
+
+
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
 _I1, _I8, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
 
