@@ -169,16 +169,14 @@ def _run(
     workers: int | None,
 ) -> Any:
     """Run a plan into `out`, or into a new array."""
-    # Kernels write (batch axes, kept axes) in one piece; `inverse` brings a
-    # result's axes into that order.
-    inverse = tuple(np.argsort(plan.layout))
+    # Kernels write (batch axes, kept axes) in one piece.
     alpha = None
     if out is not None and plan.kind == plan.dtype:
-        turned = out.transpose(inverse)
+        turned = out.transpose(plan.inverse)
         alpha = turned if turned.flags.c_contiguous and turned.flags.aligned else None
     direct = alpha is not None
     if alpha is None:
-        alpha = np.empty([plan.shape[i] for i in inverse], plan.kind)
+        alpha = np.empty([plan.shape[i] for i in plan.inverse], plan.kind)
     lse = np.empty(plan.batch_shape, plan.kind) if return_lse else None
     if plan.way == "empty":
         alpha.fill(-math.inf if log else 0.0)

@@ -136,24 +136,20 @@ def check_out(out: Any, a: npt.NDArray[Any], plan: Plan) -> None:
     """Refuse an `out` that cannot take the result."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"fagg: out is a {type(out).__name__}; want a NumPy array")
-    wanted = f"want shape {plan.shape} and dtype {plan.dtype} for a of shape {a.shape}"
-    if out.shape != plan.shape:
-        raise ValueError(f"fagg: out has shape {out.shape}; {wanted}")
-    if out.dtype != plan.dtype:
+    if out.shape != plan.shape or out.dtype != plan.dtype:
+        wanted = f"want shape {plan.shape} and dtype {plan.dtype} for a of shape {a.shape}"
+        if out.shape != plan.shape:
+            raise ValueError(f"fagg: out has shape {out.shape}; {wanted}")
         raise TypeError(f"fagg: out has dtype {out.dtype}; {wanted}")
     if not out.flags.writeable:
-        raise ValueError(
-            f"fagg: out of shape {out.shape} is not writeable; want an array that can be written"
-        )
+        raise ValueError(f"fagg: out of shape {out.shape} is read-only; want an array that can be written")
     if _overlap(out, a):
         raise ValueError(f"fagg: out of shape {out.shape} shares memory with a; want memory of its own")
-    if _overlap(out, out, itself=True):
+    if any(size > 1 and stride == 0 for size, stride in zip(out.shape, out.strides, strict=True)):
         raise ValueError(f"fagg: out of shape {out.shape} repeats its own elements; want one place for each")
 
 
-def _overlap(x: npt.NDArray[Any], y: npt.NDArray[Any], itself: bool = False) -> bool:
-    if itself:
-        return any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.strides, strict=True))
+def _overlap(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> bool:
     if not np.may_share_memory(x, y):
         return False
     try:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbfagg import fields, scalar
-from nbfagg.fields import AREA, TILE
+from nbfagg.fields import AREA, SCRATCH_BYTES, TILE
 
 # Blocks of a part: 1 MiB, small enough to share a single row evenly.
 PART_BLOCKS = 64
@@ -62,8 +62,10 @@ class Plan:
     parts: int  # tasks where the parts of a row are shared
     nbytes: int
     batch_axes: tuple[int, ...]
+    inverse: tuple[int, ...]  # the result's axes in the order (batch axes, kept axes)
     small: bool  # one task or a few, in one piece: the shortest way through Python
-    small_bytes: int  # its workspace
+    space: tuple[int, int]  # workspace in bytes: shared by all threads, and of each
+    parts_space: tuple[int, int]  # where the parts of a row are shared
     like: Any  # a scalar of `kind`
 
     def __str__(self) -> str:
@@ -123,7 +125,7 @@ def _in_order(axes: list[Axis], role: str) -> list[Axis]:
 
 def plan_rows(
     axes: list[Axis], item: int, kind_item: int, code: int
-) -> tuple[npt.NDArray[np.int64], int, int, int]:
+) -> tuple[npt.NDArray[np.int64], int, int]:
     """Fill the table of rows taken token by token; a code of -1 reads them in place."""
     batch, kept, summed = _in_order(axes, "b"), _in_order(axes, "l"), [a for a in axes if a.role == "k"]
     rows, tokens, terms = _product(batch), _product(kept), _product(summed)
@@ -161,12 +163,27 @@ def plan_rows(
     for i, axis in enumerate(batch + kept + summed):
         table[fields.ROWS_AXES + 2 * i : fields.ROWS_AXES + 2 * i + 2] = axis.size, axis.pitch
     tasks = -(-rows // int(table[fields.ROWS_A_TASK]))
-    return (
-        table,
-        tasks,
-        rows * int(table[fields.PARTS]),
-        16 * blocks + 8 * (tokens + lanes) + TILE + fields.SCRATCH_BYTES,
-    )
+    return table, tasks, rows * int(table[fields.PARTS])
+
+
+def rows_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Give the workspace, shared and of a thread, for whole rows and for shared parts of rows."""
+    room = SCRATCH_BYTES + TILE
+    block = 8 * (int(table[fields.BLOCK_TOKENS]) + lanes)
+    row = 8 * (int(table[fields.TOKENS]) + lanes)
+    notes = 16 * int(table[fields.BLOCKS])
+    in_result = bool(table[fields.SUMS_IN_RESULT])
+    whole = (0, notes + (block if in_result else row) + room)
+    shared = int(table[fields.ROWS]) * (16 * int(table[fields.PARTS]) + notes + (0 if in_result else row))
+    return whole, (shared, (block if in_result else 0) + room)
+
+
+def nest_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[int, int]:
+    """Give the workspace, shared and of a thread, of a walk over axes in any order."""
+    cells = int(table[fields.CELLS]) * int(table[fields.COPIES]) + 64
+    counters = 8 * (int(table[fields.WALK_AXES]) + int(table[fields.KEPT_AXES]) + 1)
+    totals = 8 * (lanes + int(table[fields.RUN_TOKENS]))
+    return 24 * cells, counters + TILE + totals + SCRATCH_BYTES
 
 
 def in_one_piece(axes: list[Axis], item: int) -> bool:
@@ -335,17 +352,21 @@ def make_plan(
     if dtype.kind != "f" or widened or not dtype.isnative or not aligned:
         code = fields.KINDS.index(("u" if dtype.kind == "b" else dtype.kind) + str(item))
         code += 0 if dtype.isnative else fields.SWAPPED
-    way, offset, tasks, parts, small_bytes = "empty", 0, 0, 0, 0
+    way, offset, tasks, parts = "empty", 0, 0, 0
+    space = parts_space = (0, 0)
+    lanes = 64 // kind.itemsize
     table = np.zeros(1, np.int64)
     nbytes = math.prod(shape) * item
     if nbytes:
         axes, offset = axes_of(shape, strides, batch, keep)
         if code >= 0 or in_one_piece(axes, item):
             way = "rows"
-            table, tasks, parts, small_bytes = plan_rows(axes, item, kind.itemsize, code)
+            table, tasks, parts = plan_rows(axes, item, kind.itemsize, code)
+            space, parts_space = rows_space(table, lanes)
         else:
             way = "nest"
             table, tasks = plan_nest(axes, item, log)
+            space = nest_space(table, lanes)
     table.flags.writeable = False
 
     in_c_order = strides == _c_strides(shape, item)
@@ -364,7 +385,9 @@ def make_plan(
         nbytes=nbytes,
         batch_axes=batch,
         small=way == "rows" and code < 0 and nbytes <= SERIAL and in_order and in_c_order,
-        small_bytes=small_bytes,
+        space=space,
+        parts_space=parts_space,
+        inverse=tuple(sorted(both).index(axis) for axis in both),
         like=kind.type(0),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbfagg import fields
-from nbfagg.cpu import drive, nest, rows
+from nbfagg.cpu import drive
 from nbfagg.plan import SERIAL, Plan, law_of
 
 # Whole rows are shared out while each thread gets this many tasks; fewer would
@@ -57,7 +57,7 @@ def run_small(plan: Plan, a: npt.NDArray[Any], scale: float, log: bool) -> npt.N
         scale,
         log,
         out.ravel(),
-        _workspace(plan.small_bytes)[0],
+        _workspace(plan.space[1])[0],
         plan.tasks,
     )
     return out
@@ -74,12 +74,10 @@ def run(
 ) -> None:
     """Aggregate `a` into `out`, (batch axes, kept axes) in one piece, and its log-sum-exp into `lse`."""
     count = threads(workers, plan.nbytes)
-    table = plan.table
-    lanes = 64 // plan.kind.itemsize
     arguments = (
-        plan.kind.type(0),
+        plan.like,
         a.ctypes.data + plan.offset,
-        table,
+        plan.table,
         law_of(scale, plan.kind),
         scale,
         log,
@@ -87,16 +85,17 @@ def run(
         0 if lse is None else lse.ctypes.data,
     )
     tasks = plan.tasks
+    shared, mine = plan.space
     kernel: Any
     if plan.way == "nest":
-        shared, mine = nest.workspace(table, lanes)  # type: ignore[no-untyped-call]
         kernel = drive.nest_parallel if count > 1 else drive.nest_serial
+    elif count == 1:
+        kernel = drive.rows_serial
+    elif tasks < TASKS_A_THREAD * count and plan.parts > int(plan.table[fields.ROWS]):
+        kernel, tasks = drive.parts_parallel, plan.parts
+        shared, mine = plan.parts_space
     else:
-        (shared, mine), (shared_parts, mine_parts) = rows.workspace(table, lanes)  # type: ignore[no-untyped-call]
-        kernel = drive.rows_parallel if count > 1 else drive.rows_serial
-        if count > 1 and tasks < TASKS_A_THREAD * count and plan.parts > int(table[fields.ROWS]):
-            shared, mine, tasks = shared_parts, mine_parts, plan.parts
-            kernel = drive.parts_parallel
+        kernel = drive.rows_parallel
     mine += -mine % 64
     memory, address = _workspace(64 + count * mine + shared)
     if count == 1:

@@ -34,7 +34,6 @@ from nbfagg.fields import (
     KEPT_AXES,
     RESULT_TOKENS,
     RUN_TOKENS,
-    SCRATCH_BYTES,
     STEP_PITCH,
     STEPS,
     TASK_AXES,
@@ -262,11 +261,3 @@ def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
         cell = next_cell(plan, cell, work)
     if lse:
         poke(lse + row * size, finish_lse(like, top, total, law, scale))
-
-
-def workspace(plan, lanes):
-    """Give the bytes that all threads share, and the bytes of each one."""
-    cells = int(plan[CELLS]) * int(plan[COPIES]) + 64
-    counters = 8 * (int(plan[WALK_AXES]) + int(plan[KEPT_AXES]) + 1)
-    totals = 8 * (lanes + int(plan[RUN_TOKENS]))
-    return 24 * cells, counters + TILE + totals + SCRATCH_BYTES

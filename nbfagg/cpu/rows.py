@@ -31,7 +31,6 @@ from nbfagg.fields import (
     PIECES,
     ROWS,
     ROWS_A_TASK,
-    SCRATCH_BYTES,
     SUMS_IN_RESULT,
     TERMS,
     TILE,
@@ -214,19 +213,3 @@ def shared_places(like, plan, shared, thread, row):
     if plan[SUMS_IN_RESULT]:
         return part_notes, notes, thread, thread + 8 * (plan[BLOCK_TOKENS] + lanes(like))
     return part_notes, notes, sums + 8 * (plan[TOKENS] + lanes(like)) * row, thread
-
-
-def workspace(plan, lanes):
-    """Give the bytes that all threads share, and the bytes of each one, for (whole rows, split rows)."""
-    scratch = TILE + SCRATCH_BYTES
-    block = 8 * (int(plan[BLOCK_TOKENS]) + lanes)
-    row = 8 * (int(plan[TOKENS]) + lanes)
-    notes = 16 * int(plan[BLOCKS])
-    in_result = bool(plan[SUMS_IN_RESULT])
-    whole = (0, notes + (block if in_result else row) + scratch)
-    rows = int(plan[ROWS])
-    split = (
-        rows * (16 * int(plan[PARTS]) + notes + (0 if in_result else row)),
-        (block if in_result else 0) + scratch,
-    )
-    return whole, split
