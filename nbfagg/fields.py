@@ -62,6 +62,9 @@ SHORT = 64
 # A tile: a block of whole tokens, or a piece of one; with its scratch it stays in
 # 32 KiB of L1. 16 KiB were as fast as 4 and faster than 64, within noise.
 TILE = 16 * 1024
+# Steps that columns are walked down at a time. The same for every shape, since a
+# cell's bits depend on it; 16 lines a power of two apart still fit a set of L2.
+COLUMN_STEPS = 16
 # Exponentials that are spread out before they are summed in groups: 1024 of them,
 # at least a vector of tokens of SHORT terms each.
 AREA = 8 * 1024

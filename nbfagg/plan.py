@@ -232,17 +232,31 @@ def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.in
         inner = across[-1] if across else Axis(1, item, "l", -1)
     if inner in walked:
         walked.remove(inner)
+    # Batch and kept axes that lie side by side make one long row of columns.
+    step: dict[int, int] = {}
+    cells = 1
+    if columns:
+        step[inner.order] = 1
+        width = inner.size
+        for axis in reversed([a for a in walked if a.role != "k" and inner.pitch == item]):
+            if axis.pitch == width * item:
+                step[axis.order] = width
+                width *= axis.size
+                walked.remove(axis)
+        inner = Axis(width, inner.pitch, inner.role, inner.order)
+        cells = -(-width // lanes) * lanes
+    elif tokens == 1:
+        # Runs that fall into one cell are taken together while they fit a tile.
+        others = [axis for axis in row[:-1] if axis.role == "k" and axis.pitch]
+        if others and inner.size * item * 2 <= TILE:
+            steps = others[-1]
+            walked.remove(steps)
     if tokens > 1:
         (neighbour,) = (a for a in walked if a.role == "l" and a.pitch == inner.size * item)
         at = walked.index(neighbour)
         outer = Axis(neighbour.size // tokens, neighbour.pitch * tokens, "l", neighbour.order)
         walked[at : at + 1] = [outer] if outer.size > 1 else []
     # Cells lie in memory's order, the columns (or tokens side by side) innermost.
-    step: dict[int, int] = {}
-    cells = 1
-    if columns:
-        step[inner.order] = 1
-        cells = -(-inner.size // lanes) * lanes
     for axis in reversed([a for a in axes if a.role != "k"]):
         if axis.order not in step:
             step[axis.order] = cells
@@ -326,7 +340,8 @@ def _ahead(
 ) -> int:
     """Give how far ahead to prefetch: about a tile, along the way that is walked next."""
     if columns:
-        return 32 * steps.pitch
+        # Along a long row of columns; from short ones on to the next steps.
+        return 256 if inner.size * item >= 1024 else fields.COLUMN_STEPS * steps.pitch
     visited = inner.size * tokens * item
     pitch = walk[-1][1] if walk else visited
     return max(1, TILE // visited) * pitch

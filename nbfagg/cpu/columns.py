@@ -181,17 +181,26 @@ def add_columns(like, p, width, apart, steps, pitch, tops, sums, rests, first, l
     """
     lane_count = lanes(like)
     lowest = splat(like, type_as(like, -np.inf))
+    pack = work + BYTES
     for column in range(0, width, lane_count):
         count = min(lane_count, width - column)
+        # What is read is put side by side: steps may lie a power of two apart, and
+        # then no cache could hold them until the second pass.
         top = lowest
         other = lowest
         q = p
-        for _ in range(steps // 2):
-            top = larger(take_columns(like, q, apart, count), top)
-            other = larger(take_columns(like, q + pitch, apart, count), other)
+        for step in range(0, steps - 1, 2):
+            x = take_columns(like, q, apart, count)
+            y = take_columns(like, q + pitch, apart, count)
+            store(pack + step * BYTES, x)
+            store(pack + (step + 1) * BYTES, y)
+            top = larger(x, top)
+            other = larger(y, other)
             q += 2 * pitch
         if steps % 2:
-            top = larger(take_columns(like, q, apart, count), top)
+            x = take_columns(like, q, apart, count)
+            store(pack + (steps - 1) * BYTES, x)
+            top = larger(x, top)
         top = larger(top, other)
         if first:
             shifts = shifts_of(like, top, law)
@@ -212,18 +221,18 @@ def add_columns(like, p, width, apart, steps, pitch, tops, sums, rests, first, l
         store(tops, top)
         origin, point = points_of(like, top, shifts, law)
         wide = nothing(like)
-        q = p
-        for _ in range(steps // 2):
-            prefetch(q + ahead)
-            prefetch(q + pitch + ahead)
-            s, f = exp_parts(sub(take_columns(like, q, apart, count), origin), *point)
-            t, g = exp_parts(sub(take_columns(like, q + pitch, apart, count), origin), *point)
+        q = p + ahead
+        for step in range(0, steps - 1, 2):
+            prefetch(q)
+            prefetch(q + pitch)
+            s, f = exp_parts(sub(load(like, pack + step * BYTES), origin), *point)
+            t, g = exp_parts(sub(load(like, pack + (step + 1) * BYTES), origin), *point)
             wide = include(wide, add(s, t))
             wide = include(wide, fma(t, g, mul(s, f)))
             q += 2 * pitch
         if steps % 2:
-            prefetch(q + ahead)
-            s, f = exp_parts(sub(take_columns(like, q, apart, count), origin), *point)
+            prefetch(q)
+            s, f = exp_parts(sub(load(like, pack + (steps - 1) * BYTES), origin), *point)
             wide = include(include(wide, s), mul(s, f))
         update(like, sums, rests, wide)
         p += lane_count * apart

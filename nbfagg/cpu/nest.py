@@ -29,6 +29,7 @@ from nbfagg.fields import (
     CHUNK,
     CHUNK_OF,
     CHUNK_TOTAL,
+    COLUMN_STEPS,
     COLUMNS,
     COPIES,
     KEPT_AXES,
@@ -41,10 +42,6 @@ from nbfagg.fields import (
     WALK_AXES,
     WIDTH,
 )
-
-# Steps that columns are walked down twice at a time, in L2 if not in L1. The
-# same for every shape: a cell's bits depend on it.
-COLUMN_STEPS = 32
 
 
 @jit
@@ -72,6 +69,24 @@ def add_to_cell(like, cell, top, total, first, shared, plan, law):
     poke(tops + size * cell, type_as(like, new))
     poke(sums + 8 * cell, whole)
     poke(rests + 8 * cell, rest)
+
+
+@jit
+def add_runs(like, p, steps, pitch, width, law, ahead, work):
+    """Give maximum and sum of `steps` runs, `pitch` bytes apart, that fall into one cell."""
+    top, bottom = -math.inf, math.inf
+    for step in range(steps):
+        highest, lowest = extremes(like, p + step * pitch, width)
+        top, bottom = max(top, highest), min(bottom, lowest)
+    whole, rest = 0.0, 0.0
+    for step in range(steps):
+        q = move_origin(like, p + step * pitch, width, top, law, work)
+        value = run_sum(like, q, width, top, bottom, law, ahead)
+        grown = whole + value
+        part = grown - whole
+        rest += (whole - (grown - part)) + (value - part)
+        whole = grown
+    return top, whole + rest
 
 
 @jit
@@ -108,12 +123,16 @@ def visit(like, p, cell, first, width, plan, law, shared, work):
             add_to_cell(like, cell, top, total, first and term == 0, shared, plan, law)
         return
     tokens = plan[RUN_TOKENS]
+    if tokens == 1:
+        pitch = plan[STEP_PITCH]
+        together = max(1, piece // width)
+        for step in range(0, plan[STEPS], together):
+            steps = min(together, plan[STEPS] - step)
+            top, total = add_runs(like, p + step * pitch, steps, pitch, width, law, plan[AHEAD], work)
+            add_to_cell(like, cell, top, total, first and step == 0, shared, plan, law)
+        return
     top, bottom = extremes(like, p, tokens * width)
     p = move_origin(like, p, tokens * width, top, law, work)
-    if tokens == 1:
-        total = run_sum(like, p, width, top, bottom, law, plan[AHEAD])
-        add_to_cell(like, cell, top, total, first, shared, plan, law)
-        return
     totals = work + TILE
     token_sums(
         like, p, tokens, width, top, bottom, law, totals, totals + 8 * (lanes(like) + tokens), plan[AHEAD]
