@@ -104,17 +104,19 @@ def fagg(
     if where is not None or lengths is not None:
         name = "where" if where is not None else "lengths"
         raise NotImplementedError(f"fagg: {name} is not there yet; want None (leave logits out by -inf)")
-    if type(a) is not np.ndarray or a.dtype.char not in "fd":
+    if type(a) is not np.ndarray or a.dtype.char not in "fd" or a.ndim == 0:
         a = inputs.as_array(a)
-    scale, widened = (1.0, False) if scale == 1.0 and scale is not True else inputs.as_scale(scale, a.dtype)
+    widened = False
+    if type(scale) is not float or scale != 1.0:
+        scale, widened = inputs.as_scale(scale, a.dtype)
     log = bool(log)
     plan = inputs.plan_for(
         a.shape,
         a.strides,
         a.dtype,
         a.flags.aligned,
-        inputs.hashable_axes(batch_axis),
-        inputs.hashable_axes(keep_axis),
+        inputs.hashable_axes("batch_axis", batch_axis, a.shape),
+        inputs.hashable_axes("keep_axis", keep_axis, a.shape),
         log,
         widened,
     )
@@ -186,7 +188,8 @@ def _run(
         from nbfagg.cpu import launch
 
         launch.run(plan, a, scale, log, alpha, lse, workers)
-    result = alpha.transpose(plan.layout).astype(plan.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        result = alpha.transpose(plan.layout).astype(plan.dtype, copy=False)
     if out is not None:
         if not direct:
             np.copyto(out, result)
@@ -194,7 +197,8 @@ def _run(
     if lse is None:
         return result
     _settle_infinite(lse, a, plan)
-    return result, lse.astype(plan.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        return result, lse.astype(plan.dtype, copy=False)
 
 
 def _settle_infinite(lse: npt.NDArray[Any], a: npt.NDArray[Any], plan: Plan) -> None:

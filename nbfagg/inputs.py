@@ -40,7 +40,9 @@ def as_array(a: Any) -> npt.NDArray[Any]:
         try:
             a = np.asarray(a)
         except ValueError as error:
-            raise TypeError(f"fagg: a is a {type(a).__name__} that makes no array ({error})") from None
+            raise TypeError(
+                f"fagg: a is a {type(a).__name__} that makes no array ({error}); want numbers"
+            ) from None
     array: npt.NDArray[Any] = a
     kind, item = array.dtype.kind, array.dtype.itemsize
     if kind == "f" and item == 2:
@@ -60,7 +62,7 @@ def _axes(name: str, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Give axes as a tuple of non-negative ints."""
     wanted = f"want an int or a tuple of different ints from {-len(shape)} to {len(shape) - 1}"
     result = []
-    for axis in axes if isinstance(axes, tuple | list) else (axes,):
+    for axis in axes if isinstance(axes, tuple) else (axes,):
         try:
             index = operator.index(axis)
         except TypeError:
@@ -95,23 +97,36 @@ def plan_for(
     return make_plan(shape, strides, dtype, aligned, tuple(sorted(batch)), tuple(sorted(keep)), log, widened)
 
 
-def hashable_axes(axes: Any) -> Any:
+def hashable_axes(name: str, axes: Any, shape: tuple[int, ...]) -> Any:
     """Give axes in a form that can be looked up: a list becomes a tuple."""
-    return tuple(axes) if isinstance(axes, list) else axes
+    if type(axes) is int:
+        return axes
+    axes = tuple(axes) if isinstance(axes, list) else axes
+    try:
+        hash(axes)
+    except TypeError:
+        _axes(name, axes, shape)
+    return axes
 
 
 def as_scale(scale: Any, dtype: np.dtype[Any]) -> tuple[float, bool]:
     """Give scale as a float, and whether float32 logits need float64 arithmetic for it."""
     wanted = "want a positive finite number"
-    if isinstance(scale, bool | np.bool_) or not isinstance(scale, numbers.Real | np.ndarray):
-        raise TypeError(f"fagg: scale={scale!r}; {wanted}")
-    if isinstance(scale, np.ndarray) and scale.ndim:
-        raise TypeError(f"fagg: scale is an array of shape {scale.shape}; {wanted}")
-    value = float(scale)
+    given = scale
+    if isinstance(scale, np.ndarray):
+        if scale.ndim:
+            raise TypeError(f"fagg: scale is an array of shape {scale.shape}; {wanted}")
+        scale = scale[()]
+    if isinstance(scale, bool | np.bool_) or not isinstance(scale, numbers.Real):
+        raise TypeError(f"fagg: scale={given!r}; {wanted}")
+    try:
+        value = float(scale)
+    except OverflowError:
+        value = math.inf
     if not 0.0 < value < math.inf:
-        raise ValueError(f"fagg: scale={scale!r}; {wanted}")
+        raise ValueError(f"fagg: scale={given!r}; {wanted}")
     if not SCALES_F64[0] <= value <= SCALES_F64[1]:
-        raise ValueError(f"fagg: scale={scale!r}; want one from 2**-900 to 2**900")
+        raise ValueError(f"fagg: scale={given!r}; want one from 2**-900 to 2**900")
     narrow = dtype.kind == "f" and dtype.itemsize == 4
     return value, narrow and not SCALES_F32[0] <= value <= SCALES_F32[1]
 
@@ -142,10 +157,11 @@ def check_out(out: Any, a: npt.NDArray[Any], plan: Plan) -> None:
             raise ValueError(f"fagg: out has shape {out.shape}; {wanted}")
         raise TypeError(f"fagg: out has dtype {out.dtype}; {wanted}")
     if not out.flags.writeable:
-        raise ValueError(f"fagg: out of shape {out.shape} is read-only; want an array that can be written")
+        raise ValueError(f"fagg: out of shape {out.shape} is not writeable; want an array that is")
     if _overlap(out, a):
         raise ValueError(f"fagg: out of shape {out.shape} shares memory with a; want memory of its own")
-    if any(size > 1 and stride == 0 for size, stride in zip(out.shape, out.strides, strict=True)):
+    repeats = [size > 1 and stride == 0 for size, stride in zip(out.shape, out.strides, strict=True)]
+    if out.size and any(repeats):
         raise ValueError(f"fagg: out of shape {out.shape} repeats its own elements; want one place for each")
 
 

@@ -44,6 +44,13 @@ def distance(old: float, new: float, rate: float) -> float:
     return exponent
 
 
+def log_distance(old: float, new: float, rate: float) -> float:
+    """Give the natural logarithm of that factor; unlike `distance` it holds for any two finite maxima."""
+    return (shift(old, rate) - shift(new, rate)) * LN_2 + (origin(old, rate) - origin(new, rate)) * (
+        rate * LN_2
+    )
+
+
 def two_to(exponent: int) -> float:
     """Give 2**exponent for -1022 <= exponent <= 1023; kernels put its bits together instead."""
     return math.ldexp(1.0, exponent)
@@ -61,9 +68,9 @@ def rescale(old: float, new: float, rate: float) -> float:
     if old == new:
         return 1.0
     exponent = distance(old, new, rate)
-    if not exponent > -1020.0:
+    if not exponent > -1075.0:
         return 0.0
-    if exponent == math.floor(exponent):
+    if exponent > -1020.0 and exponent == math.floor(exponent):
         return two_to(int(exponent))
     return math.pow(2.0, exponent)
 
@@ -97,4 +104,4 @@ def log_sum_exp(maximum: float, total: float, rate: float, scale: float) -> floa
     return math.log(total) + shift(maximum, rate) * LN_2 + origin(maximum, rate) * scale
 
 
-FORMULAS = (origin, shift, distance, rescale, merge, log_sum_exp)
+FORMULAS = (origin, shift, distance, log_distance, rescale, merge, log_sum_exp)

@@ -5,6 +5,7 @@ here are inlined from several files, so an edit or an upgrade elsewhere would
 leave a stale one in use.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -25,6 +26,28 @@ def source_stamp() -> str:
     return digest.hexdigest()
 
 
+def _make_quiet(cache: Any) -> None:
+    """Let a cache that fails to load or save (a full disk, a damaged file) do nothing."""
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_quietly(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception:
+            return None
+
+    def save_quietly(*arguments: Any) -> None:
+        try:
+            save(*arguments)
+        except Exception:
+            # What lies there may be damaged: clear it and try once more.
+            with contextlib.suppress(Exception):
+                cache.flush()
+                save(*arguments)
+
+    cache.load_overload, cache.save_overload = load_quietly, save_quietly
+
+
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorate a kernel that Python calls: compiled at its first call, cached on disk where that can be.
 
@@ -39,6 +62,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         try:
             dispatcher.enable_caching()
             dispatcher._cache._cache_file._source_stamp = source_stamp()
+            _make_quiet(dispatcher._cache)
         except (RuntimeError, OSError, AttributeError):
             # No folder to write to, or a Numba whose cache looks different:
             # better none than one that may be stale.

@@ -56,9 +56,11 @@ def _weigh(like, sums, total, inverse, factor):
 
     def double(like, sums, total, inverse, factor):
         reciprocal = splat(sums, inverse)
-        quotient = mul(sums, reciprocal)
-        residual = fma(negative(splat(sums, total)), quotient, sums)
-        return mul(fma(residual, reciprocal, quotient), splat(sums, factor))
+        # The factor first: a sum, lifted, is far from subnormal where its quotient is not.
+        scaled = mul(sums, splat(sums, factor))
+        quotient = mul(scaled, reciprocal)
+        residual = fma(negative(splat(sums, total)), quotient, scaled)
+        return fma(residual, reciprocal, quotient)
 
     return double
 
@@ -105,9 +107,7 @@ def finish_log(like, total_sum, maximum, row_maximum, total, law):
     """Give log(sum / total) of one token whose sum is relative to `maximum`."""
     if total_sum == 0.0 or maximum == -math.inf:
         return type_as(like, -math.inf if total == total else total)
-    return type_as(
-        like, math.log(total_sum / total) + scalar.distance(maximum, row_maximum, law[0]) * scalar.LN_2
-    )
+    return type_as(like, math.log(total_sum / total) + scalar.log_distance(maximum, row_maximum, law[0]))
 
 
 @jit

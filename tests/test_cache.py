@@ -1,0 +1,147 @@
+"""The disk cache of compiled kernels: used when it is fresh, and never in the way.
+
+Most tests are about a kernel of one line, which compiles in no time, by the decorator of the real ones.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import run_python
+
+import nbfagg
+from nbfagg.cpu import cache
+
+PACKAGE = Path(nbfagg.__file__).parent
+
+KERNEL = """
+from nbfagg.cpu.cache import compiled
+
+@compiled()
+def twice(x):
+    return 2 * x
+"""
+
+# Prints how many compilations a call took.
+CALL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from numba.core import event
+{before}
+with event.install_recorder("numba:compile") as recorder:
+    import kernel
+    assert kernel.twice(21.0) == 42.0
+{after}
+print(len(recorder.buffer) // 2)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "kernel.py").write_text(KERNEL, encoding="utf-8")
+    return tmp_path
+
+
+def compilations(folder, before="", after="", **settings):
+    code = CALL.format(before=before, after=after)
+    settings = {"NUMBA_CACHE_DIR": str(folder / "cache"), "NBFAGG_CACHE": None} | settings
+    return int(run_python(code, folder, **settings))
+
+
+def copy_to(folder):
+    return shutil.copytree(PACKAGE, folder / "nbfagg", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def files(folder):
+    return sorted(path for path in (folder / "cache").rglob("*") if path.is_file())
+
+
+def test_a_second_process_compiles_nothing(folder):
+    assert compilations(folder) == 1
+    written = files(folder)
+    assert len(written) == 2
+    assert compilations(folder) == 0
+    assert files(folder) == written
+
+
+def test_an_edited_source_makes_it_stale(folder):
+    copied = copy_to(folder / "copy")
+    assert compilations(folder) == 1
+    # The copy has the same sources, so it may take what is there...
+    copy = {"PYTHONPATH": str(folder / "copy")}
+    assert compilations(folder, **copy) == 0
+    # ... until a file that the kernel's own file knows nothing of is another one.
+    edited = copied / "cpu" / "tiles.py"
+    edited.write_text(edited.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+    assert compilations(folder, **copy) == 1
+    assert compilations(folder) == 1
+
+
+def test_every_source_of_a_kernel_counts(folder, monkeypatch):
+    copied = copy_to(folder)
+    monkeypatch.setattr(cache, "__file__", str(copied / "cpu" / "cache.py"))
+    stamp = cache.source_stamp.__wrapped__
+    before = stamp()
+    assert before == cache.source_stamp()
+    for path in [*(copied / "cpu").glob("*.py"), copied / "scalar.py", copied / "fields.py"]:
+        source = path.read_bytes()
+        path.write_bytes(source + b"\n")
+        assert stamp() != before, path.name
+        path.write_bytes(source)
+        assert stamp() == before
+    (copied / "cpu" / "another.py").write_text("", encoding="utf-8")
+    assert stamp() != before
+
+
+def test_it_can_be_turned_off(folder):
+    assert compilations(folder, NBFAGG_CACHE="0") == 1
+    assert files(folder) == []
+    assert compilations(folder, NBFAGG_CACHE="1") == 1
+    assert len(files(folder)) == 2
+
+
+def test_no_folder_to_write_to(folder):
+    # Neither the one that is asked for, nor beside the source, nor in the user's own.
+    before = """
+from numba.core import caching
+def refuse(self):
+    raise PermissionError(13, "Permission denied")
+caching._CacheLocator.ensure_cache_path = refuse
+"""
+    assert compilations(folder, before) == 1
+    assert files(folder) == []
+
+
+def test_a_folder_that_is_full(folder):
+    # It can be made, and files in it, but nothing fits.
+    before = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+"""
+    assert compilations(folder, before) == 1
+    assert files(folder) == []
+
+
+@pytest.mark.parametrize(("kind", "content"), [("nbi", b""), ("nbc", b"\x80\x05 not a pickle")])
+def test_a_damaged_file(folder, kind, content):
+    assert compilations(folder) == 1
+    (path,) = (path for path in files(folder) if path.suffix == f".{kind}")
+    path.write_bytes(content)
+    assert compilations(folder) == 1
+
+
+def test_the_kernels_themselves():
+    # With the cache of this run, which the first call fills if it is empty.
+    code = """
+import numpy as np
+import nbfagg
+from numba.core import event
+with event.install_recorder("numba:compile") as recorder:
+    a = np.arange(48, dtype=np.float32).reshape(2, 6, 4)
+    nbfagg.fagg(a)
+    nbfagg.fagg(a, workers=1, return_lse=True)
+    nbfagg.fagg(a, keep_axis=2)
+print(len(recorder.buffer))
+"""
+    run_python(code, NBFAGG_CACHE=None)
+    assert run_python(code, NBFAGG_CACHE=None) == "0\n"

@@ -1,0 +1,70 @@
+"""What importing brings in, and what is there."""
+
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+from helpers import run_python
+
+import nbfagg
+
+PACKAGE = Path(nbfagg.__file__).parent
+# __main__ runs when it is imported; test_cli.py does so.
+MODULES = sorted(
+    {module.name for module in pkgutil.walk_packages([str(PACKAGE)], "nbfagg.")} - {"nbfagg.__main__"}
+)
+HEAVY = ["numba", "llvmlite", "scipy", "torch", "dask", "cupy", "jax", "rich", "pandas", "mpmath"]
+
+
+def test_importing_imports_nothing_heavy():
+    without = set(run_python("import sys, numpy; print(*sys.modules)").split())
+    names = set(run_python("import sys, numpy, nbfagg; dir(nbfagg); print(*sys.modules)").split())
+    assert not {name.split(".")[0] for name in names} & set(HEAVY)
+    # Beside itself at most a few modules of the standard library.
+    more = names - without
+    assert {name for name in more if name.startswith("nbfagg")} == {"nbfagg"}
+    assert len(more) < 10
+
+
+def test_a_refused_call_and_an_empty_array_need_no_numba():
+    code = """
+import sys
+import numpy as np, nbfagg
+nbfagg.fagg(np.zeros((2, 0)))
+nbfagg.reference.oracle(np.zeros((2, 3)))
+try:
+    nbfagg.fagg(np.zeros((2, 3)), keep_axis=2)
+except ValueError:
+    print("numba" in sys.modules)
+"""
+    assert run_python(code) == "False\n"
+
+
+def test_public_names():
+    assert nbfagg.__all__ == sorted(nbfagg.__all__)
+    for name in nbfagg.__all__:
+        assert getattr(nbfagg, name).__doc__
+        assert name in dir(nbfagg)
+    assert {"fagg", "reference", "show_config", "warmup"} <= set(nbfagg.__all__)
+    with pytest.raises(AttributeError, match="module 'nbfagg' has no attribute 'softmax'"):
+        _ = nbfagg.softmax
+    code = "from nbfagg import *; print(sorted(n for n in dir() if not n.startswith('_')))"
+    assert run_python(code) == f"{nbfagg.__all__}\n"
+
+
+def test_it_is_typed():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_can_be_imported_and_says_what_it_is(name):
+    assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    found = doctest.testmod(importlib.import_module(name), raise_on_error=True)
+    if name in ("nbfagg.api", "nbfagg.reference"):
+        assert found.attempted > 5
