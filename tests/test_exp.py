@@ -65,7 +65,7 @@ def polynomial_off(dtype, limit):
     worst = 0
     for i in range(-1000, 1001):
         f = MP.mpf(limit) * i / 1000
-        p = MP.polyval(coefficients[::-1], f)
+        p = sum(c * f**power for power, c in enumerate(coefficients))
         worst = max(worst, abs((1 + f + f * p) / MP.power(2, f) - 1))
     return float(worst) / UNIT[dtype]
 
