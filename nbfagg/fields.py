@@ -68,6 +68,8 @@ COLUMN_STEPS = 16
 # Exponentials that are spread out before they are summed in groups: 1024 of them,
 # at least a vector of tokens of SHORT terms each.
 AREA = 8 * 1024
+# Tiny rows of a tile, at most: each has two numbers in what its sums leave of TILE.
+TILE_ROWS_MOST = 256
 # The scratch: two areas with a spare vector each, and sixteen for sums crosswise.
 SCRATCH_BYTES = 2 * (AREA + 64) + 16 * 64
 

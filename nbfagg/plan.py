@@ -153,7 +153,7 @@ def plan_rows(
     table[fields.SUMS_IN_RESULT] = tokens > SUMS_TOKENS
     table[fields.ROWS_A_TASK] = max(1, TASK // row_bytes)
     # Their tokens, filled up to a vector, fit the area that exponentials are spread to.
-    tile_rows = min(AREA // (8 * terms) // 8 * 8 // tokens, 512)
+    tile_rows = min(AREA // (8 * terms) // 8 * 8 // tokens, fields.TILE_ROWS_MOST)
     table[fields.TILE_ROWS] = tile_rows if code < 0 and terms <= fields.SHORT and tile_rows > 1 else 0
     table[fields.GATHERED] = code >= 0
     table[fields.KIND] = max(code, 0)

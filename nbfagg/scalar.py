@@ -96,12 +96,20 @@ def merge(
 
 
 def log_sum_exp(maximum: float, total: float, rate: float, scale: float) -> float:
-    """Give the natural logarithm of a total kept relative to the point of `maximum`."""
+    """Give the natural logarithm of a total kept relative to the point of `maximum`.
+
+    The total's own exponent joins the point's, so that the result does not depend on which point it was.
+    """
     if math.isinf(maximum) and not math.isnan(total):
         return maximum
     if math.isinf(maximum):
         return maximum if maximum > 0.0 else total
-    return math.log(total) + shift(maximum, rate) * LN_2 + origin(maximum, rate) * scale
+    mantissa, exponent = math.frexp(total)
+    return (
+        math.log(2.0 * mantissa)
+        + (exponent - 1 + shift(maximum, rate)) * LN_2
+        + origin(maximum, rate) * scale
+    )
 
 
 FORMULAS = (origin, shift, distance, log_distance, rescale, merge, log_sum_exp)

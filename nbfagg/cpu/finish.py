@@ -11,6 +11,7 @@ from nbfagg.cpu.vector import (
     BYTES,
     F32,
     fma,
+    inlined,
     jit,
     lanes,
     load,
@@ -88,6 +89,19 @@ def finish(like, sums, out, count, total, inverse, factor):
     rest = count % width
     if rest:
         store_first(out, weigh(like, load(widened(like), sums), total, inverse, factor), rest)
+
+
+@inlined
+def finish_over(like, sums, out, count, total, inverse):
+    """As `finish`, with a factor of 1 and in whole vectors: up to one less one number is written beyond.
+
+    A masked store takes some 20 cycles on AMD's cores before Zen 4.
+    """
+    width = lanes(like)
+    for _ in range(0, count, width):
+        store(out, weigh(like, load(widened(like), sums), total, inverse, 1.0))
+        sums += width * 8
+        out += BYTES
 
 
 @jit

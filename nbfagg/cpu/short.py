@@ -10,10 +10,11 @@ from numba import types
 from numba.extending import overload
 
 from nbfagg import scalar
-from nbfagg.cpu.exp import exp_parts, exp_wide, point_of, wide_point
+from nbfagg.cpu.exp import exp_near, exp_parts, exp_wide, point_of, wide_point
 from nbfagg.cpu.sums import meet
 from nbfagg.cpu.vector import (
     BYTES,
+    F32,
     add,
     jit,
     jit_as,
@@ -32,10 +33,62 @@ from nbfagg.cpu.vector import (
 )
 from nbfagg.fields import AREA
 
-# Octaves within which float32 sums of short tokens are exact but for the small
-# parts s*q, whose up to five roundings stay below 1 unit. Attention logits of one
-# tile often lie closer; where they do not, float64 costs 1.5 times as much.
-CLOSE = 12.0
+# Octaves within which so many powers of two add exactly in float32: 24 bits, less
+# what the sum takes, less 1 for the rounding of each exponent, and 1 to spare. The
+# small parts s*q are rounded up to six times, which stays below 1 unit.
+CLOSE = 22
+
+
+# float64 sums need no closeness; but tiny rows that share a reference point stay
+# within what keeps their smallest exponentials from the floor.
+NEAR = 200
+
+
+def are_close(like, terms, top, bottom, law):
+    """Say whether sums of `terms` exponentials between bottom and top are exact enough in their own type."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(are_close)
+def _are_close(like, terms, top, bottom, law):
+    if like == types.float32:
+
+        def single(like, terms, top, bottom, law):
+            bits = 0
+            while terms > 1 << bits:
+                bits += 1
+            return (top - bottom) * law[0] <= CLOSE - bits
+
+        return single
+    return lambda like, terms, top, bottom, law: (top - bottom) * law[0] <= NEAR
+
+
+def exp_here(x, low, rate_high, rate_low, magic):
+    """Give s and q; float32 logits are close to one another here, float64 ones need not be."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(exp_here)
+def _exp_here(x, low, rate_high, rate_low, magic):
+    if x == F32:
+        return lambda x, low, rate_high, rate_low, magic: exp_near(x, low, rate_high, rate_low, magic)
+    return lambda x, low, rate_high, rate_low, magic: exp_parts(x, low, rate_high, rate_low, magic)
+
+
+@jit
+def single_parts(like, p, count, point, sums, ahead):
+    """Write `count` exponentials to sums as float64."""
+    width = lanes(like)
+    for _ in range(count // width):
+        prefetch(p + ahead)
+        s, q = exp_here(load(like, p), *point)
+        store(sums, meet(s, mul(s, q)))
+        p += BYTES
+        sums += 8 * width
+    rest = count % width
+    if rest:
+        s, q = exp_parts(load_first(like, p, rest, type_as(like, -np.inf)), *point)
+        store(sums, meet(s, mul(s, q)))
 
 
 @jit
@@ -44,7 +97,7 @@ def spread_parts(like, p, count, point, scratch, gap, ahead):
     width = lanes(like)
     for _ in range(count // width):
         prefetch(p + ahead)
-        s, q = exp_parts(load(like, p), *point)
+        s, q = exp_here(load(like, p), *point)
         store(scratch, s)
         store(scratch + gap, mul(s, q))
         p += BYTES
@@ -158,8 +211,9 @@ def sum_neighbours(unit, address, gap, groups, terms, sums, work):
     together, so there must be room for a multiple of that.
     """
     if terms > 8:
-        # 20 terms: groups of 4, then 5 of their sums; a third of the time of crosswise.
-        for width in range(8, 1, -1):
+        # 20 terms: groups of 4, then 5 of their sums; a third of the time of
+        # crosswise. First what halves, for an odd width costs more a number.
+        for width in (4, 8, 6, 2, 7, 5, 3):
             if terms % width == 0 and terms // width <= 8:
                 terms //= width
                 shrink_by(unit, address, groups * terms, width)
@@ -208,6 +262,9 @@ def fill_up(end, stop, gap):
 def short_parts(like, p, tokens, terms, top, law, sums, scratch, ahead):
     """Sum the exponentials of each of `tokens` groups of `terms` neighbours, in their own type."""
     point = point_of(like, top, law)
+    if terms == 1:
+        single_parts(like, p, tokens, point, sums, ahead)
+        return
     gap = AREA + BYTES
     count = lanes(like)
     size = BYTES // count
@@ -254,7 +311,7 @@ def _short_sums(like, p, tokens, terms, top, bottom, law, sums, scratch, ahead):
     if like == types.float32:
 
         def single(like, p, tokens, terms, top, bottom, law, sums, scratch, ahead):
-            if terms > 1 and (top - bottom) * law[0] <= CLOSE:
+            if are_close(like, terms, top, bottom, law):
                 short_parts(like, p, tokens, terms, top, law, sums, scratch, ahead)
             else:
                 short_wide(p, tokens, terms, top, law, sums, scratch, ahead)

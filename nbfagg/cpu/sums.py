@@ -116,3 +116,20 @@ def _sum_of(like, sums, count):
         return collapse(wide)
 
     return double
+
+
+def sum_few(like, sums, count):
+    """Give what `sum_of` gives, for at most 16 sums."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(sum_few)
+def _sum_few(like, sums, count):
+    if like == types.float32:
+
+        def single(like, sums, count):
+            first = load_first(0.0, sums, count, 0.0)
+            return total(add(first, load_first(0.0, sums + BYTES, count - 8, 0.0)))
+
+        return single
+    return lambda like, sums, count: sum_of(like, sums, count)

@@ -19,6 +19,7 @@ from numba.extending import intrinsic, models, overload, register_model
 BYTES = 64
 
 jit = numba.njit(error_model="numpy")
+inlined = numba.njit(error_model="numpy", forceinline=True)
 
 
 def jit_as(name):
@@ -486,10 +487,41 @@ def total_exactly(typingctx, high, low):
 
 
 def _fold(builder, left, right, low, high):
-    mask = [ir.Constant(ir.VectorType(_I32, len(m)), m) for m in (low, high)]
-    return builder.fadd(
-        builder.shuffle_vector(left, right, mask[0]), builder.shuffle_vector(left, right, mask[1])
-    )
+    return builder.fadd(_pick(builder, left, right, low), _pick(builder, left, right, high))
+
+
+def _pick(builder, left, right, lanes):
+    """Make a vector of these lanes of the two, counted through both."""
+    mask = ir.Constant(ir.VectorType(_I32, len(lanes)), lanes)
+    return builder.shuffle_vector(left, right, mask)
+
+
+def _neighbours(lanes, block):
+    """Give the lanes of two vectors that are added in pairs, each pair within 16 bytes."""
+    low = []
+    for start in range(0, lanes, block):
+        for vector in (0, lanes):
+            low += range(vector + start, vector + start + block, 2)
+    return low, [lane + 1 for lane in low]
+
+
+def _blocks(lanes, block):
+    """Give the lanes of two vectors that are added in pairs of whole blocks."""
+    low = []
+    for start in range(0, 2 * lanes, 2 * block):
+        low += range(start, start + block)
+    return low, [lane + block for lane in low]
+
+
+def _halve(builder, left, right, places, step):
+    """Add each lane of two vectors to the one that lies `step` behind it in memory, as `places` tells."""
+    lanes = len(places[0])
+    block = 16 * lanes // BYTES
+    through = [*places[0], *places[1]]
+    low, high = _neighbours(lanes, block)
+    if any(through[i] + step != through[j] for i, j in zip(low, high, strict=True)):
+        low, high = _blocks(lanes, block)
+    return _fold(builder, left, right, low, high), [through[i] for i in low]
 
 
 @intrinsic(prefer_literal=True)
@@ -497,36 +529,41 @@ def sum_groups(typingctx, like, address, width):
     """Sum groups of `width` neighbours: lane j gives x[j*width] + ... + x[j*width + width - 1].
 
     `width` is a literal. As many groups as there are lanes are read from
-    `address`. Neighbours are added in pairs while `width` is even, which costs
-    three instructions a vector; an odd rest takes one shuffle a term.
+    `address`. Neighbours are added in pairs while `width` is even: three
+    instructions a vector, since lanes stay within 16 bytes, or these move as
+    one, and are put into order at the end. An odd rest takes a shuffle a term.
     """
     vec = _vec_of(like)
 
     def codegen(context, builder, signature, args):
         vt = _llvm(vec)
         lanes = vt.count
-        values = []
+        values, places = [], []
         for j in range(width.literal_value):
             value = builder.load(_pointer(builder, builder.add(args[1], _I64(BYTES * j)), vt))
             value.align = vt.element.get_abi_size(context.target_data)
             values.append(value)
-        even, odd = list(range(0, 2 * lanes, 2)), list(range(1, 2 * lanes, 2))
+            places.append(list(range(j * lanes, (j + 1) * lanes)))
+        step = 1
         while len(values) % 2 == 0:
-            values = [_fold(builder, values[j], values[j + 1], even, odd) for j in range(0, len(values), 2)]
+            pairs = [
+                _halve(builder, *values[j : j + 2], places[j : j + 2], step) for j in range(0, len(values), 2)
+            ]
+            step *= 2
+            values, places = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        terms = len(values)
+        # Where the lanes lie that hold number 0, 1, 2, ... of what is left.
+        order = sorted((start, v, lane) for v in range(terms) for lane, start in enumerate(places[v]))
         result = None
-        for term in range(len(values)):
-            # Gather lane j from number j*len + term of the concatenated vectors.
-            wanted = [j * len(values) + term for j in range(lanes)]
+        for term in range(terms):
+            wanted = [order[j * terms + term][1:] for j in range(lanes)]
             gathered = None
             for v, value in enumerate(values):
                 if gathered is None:
-                    index = [w % lanes if w // lanes == v else 0 for w in wanted]
-                    mask = ir.Constant(ir.VectorType(_I32, lanes), index)
-                    gathered = builder.shuffle_vector(value, value, mask)
+                    gathered = _pick(builder, value, value, [lane if w == v else 0 for w, lane in wanted])
                 else:
-                    index = [lanes + w % lanes if w // lanes == v else j for j, w in enumerate(wanted)]
-                    mask = ir.Constant(ir.VectorType(_I32, lanes), index)
-                    gathered = builder.shuffle_vector(gathered, value, mask)
+                    index = [lanes + lane if w == v else j for j, (w, lane) in enumerate(wanted)]
+                    gathered = _pick(builder, gathered, value, index)
             result = gathered if result is None else builder.fadd(result, gathered)
         return result
 
