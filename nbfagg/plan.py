@@ -180,10 +180,14 @@ def rows_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[tuple[int, int
 
 def nest_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[int, int]:
     """Give the workspace, shared and of a thread, of a walk over axes in any order."""
+    item = 64 // lanes
     cells = int(table[fields.CELLS]) * int(table[fields.COPIES]) + 64
+    # Maximum, magic number of a column, sum, what a sum of float64 lost.
+    cell = item + item * int(table[fields.COLUMNS]) + 8 + 8 * (item == 8)
     counters = 8 * (int(table[fields.WALK_AXES]) + int(table[fields.KEPT_AXES]) + 1)
-    totals = 8 * (lanes + int(table[fields.RUN_TOKENS]))
-    return 24 * cells, counters + TILE + totals + SCRATCH_BYTES
+    runs = max(int(table[fields.RUN_TOKENS]), TILE // (int(table[fields.WIDTH]) * item))
+    totals = 8 * (lanes + runs) + 4 * 64
+    return cell * cells, counters + TILE + totals + SCRATCH_BYTES
 
 
 def in_one_piece(axes: list[Axis], item: int) -> bool:
@@ -201,8 +205,10 @@ def in_one_piece(axes: list[Axis], item: int) -> bool:
 
 
 def _side_by_side(axes: list[Axis], run: Axis, item: int) -> int:
-    """Give how many tokens of a run each fit a tile side by side, a divisor of their number."""
-    neighbours = [a for a in axes if a.role == "l" and a.pitch == run.size * item]
+    """Give how many runs of a tile fall into neighbouring cells side by side, a divisor of their number."""
+    # Whether short runs are columns must not depend on how many batch rows there are.
+    roles = "l" if run.size < 64 // item else "bl"
+    neighbours = [a for a in axes if a.role in roles and a.pitch == run.size * item]
     if not neighbours or run.size * item * 2 > TILE:
         return 1
     most = TILE // (run.size * item)
@@ -252,9 +258,9 @@ def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.in
             steps = others[-1]
             walked.remove(steps)
     if tokens > 1:
-        (neighbour,) = (a for a in walked if a.role == "l" and a.pitch == inner.size * item)
+        (neighbour,) = (a for a in walked if a.role != "k" and a.pitch == inner.size * item)
         at = walked.index(neighbour)
-        outer = Axis(neighbour.size // tokens, neighbour.pitch * tokens, "l", neighbour.order)
+        outer = Axis(neighbour.size // tokens, neighbour.pitch * tokens, neighbour.role, neighbour.order)
         walked[at : at + 1] = [outer] if outer.size > 1 else []
     # Cells lie in memory's order, the columns (or tokens side by side) innermost.
     for axis in reversed([a for a in axes if a.role != "k"]):

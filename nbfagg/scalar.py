@@ -29,10 +29,13 @@ def origin(maximum: float, rate: float) -> float:
 
 
 def shift(maximum: float, rate: float) -> float:
-    """Give the exponent of the reference point: the integer not below the maximum's base-2 logarithm."""
+    """Give the exponent of the reference point: the even integer next above the maximum's base-2 logarithm.
+
+    Even, so that a logit half-way between two integers is rounded to the same one at every point.
+    """
     if math.isinf(maximum) or abs(maximum * rate) > FAR:
         return 0.0
-    return math.ceil(maximum * rate)
+    return 2.0 * math.ceil(maximum * rate * 0.5)
 
 
 def distance(old: float, new: float, rate: float) -> float:

@@ -1,7 +1,16 @@
 """A tile whose lanes do not meet: the innermost axis is a batch or a kept one.
 
-Each column keeps a state of its own, (maximum, sum) relative to the maximum's
-reference point, and takes in a stretch of the summed axis at a time.
+Each column keeps a state of its own: a maximum, whose reference point its sum
+is relative to, and the sum. It takes in a stretch of the summed axis at a time.
+The maximum that a state is relative to is raised only when a stretch exceeds it
+by REACH octaves: a power of two more or less rounds nothing, and most stretches
+leave all points as they are.
+
+float32 columns go two ways, lane by lane, as tiles do: where a stretch lies
+within CLOSE octaves its powers of two add exactly in float32; elsewhere
+they are widened before they are added. In a vector whose
+lanes go both ways, both are computed. Which way a lane goes depends on that
+lane alone.
 """
 
 import math
@@ -11,13 +20,14 @@ from numba import types
 from numba.extending import overload
 
 from nbfagg import scalar
-from nbfagg.cpu.exp import FLOOR_F32, FLOOR_F64, LIFT_F32, LIFT_F64, MAGIC_F32, MAGIC_F64, exp_parts
+from nbfagg.cpu.exp import FLOOR_F32, FLOOR_F64, LIFT_F32, LIFT_F64, MAGIC_F32, MAGIC_F64, exp_near, exp_parts
 from nbfagg.cpu.sums import add_exactly, include, nothing
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
     absolute,
     add,
+    all_below,
     any_above,
     fma,
     jit,
@@ -28,12 +38,14 @@ from nbfagg.cpu.vector import (
     load_first,
     mul,
     narrow,
+    negative,
     peek,
     poke,
     power_of_two,
     prefetch,
     round_up,
     select_above,
+    smaller,
     splat,
     store,
     sub,
@@ -41,6 +53,16 @@ from nbfagg.cpu.vector import (
     widen,
     widened,
 )
+
+# Octaves by which a stretch may exceed its column's reference point: 16 terms of
+# 2**(LIFT + REACH) are far from the largest float32.
+REACH = 30.0
+# Octaves by which it may lie below it without a look at each exponent: down to
+# LIFT - DEPTH - CLOSE = -38, where 2**-126 is the smallest normal number.
+DEPTH = 100.0
+# Octaves within which COLUMN_STEPS powers of two add exactly in float32: 24 bits,
+# less 4 for the sum and 1 for the rounding of each exponent.
+CLOSE = 18.0
 
 LARGEST_F32 = float(np.finfo(np.float32).max)
 LARGEST_F64 = float(np.finfo(np.float64).max)
@@ -84,7 +106,8 @@ def _constants(like):
 def shifts_of(like, tops, law):
     """Give scalar.shift of every lane, as float64."""
     y = mul(to_double(tops), splat(widened(like), law[0]))
-    return select_above(absolute(y), splat(y, scalar.FAR), splat(y, 0.0), round_up(y))
+    even = mul(round_up(mul(y, splat(y, 0.5))), splat(y, 2.0))
+    return select_above(absolute(y), splat(y, scalar.FAR), splat(y, 0.0), even)
 
 
 @jit
@@ -102,6 +125,15 @@ def points_of(like, tops, shifts, law):
         splat(like, low),
         to_type(like, sub(splat(shifts, magic), shifts)),
     )
+
+
+@jit
+def magics_of(like, tops, shifts, law):
+    """Give each lane's magic number, or infinity where it has an origin to take out, or no logit yet."""
+    y = absolute(mul(to_double(tops), splat(shifts, law[0])))
+    beyond = splat(y, math.inf)
+    magics = sub(splat(y, constants(like)[0]), shifts)
+    return to_type(like, select_above(y, splat(y, scalar.FAR), beyond, magics))
 
 
 @jit
@@ -144,13 +176,6 @@ def _update(like, sums, rests, wide):
 
 
 @jit
-def rescale_sums(like, sums, rests, factors):
-    """Multiply a vector of sums, and what they lost, by factors."""
-    store(sums, mul(load(factors, sums), factors))
-    store(rests, mul(load(factors, rests), factors))
-
-
-@jit
 def rescale_each(like, old, new, sums, rests, law, count):
     """Rescale sums lane by lane, whatever their maxima (at the addresses `old` and `new`)."""
     size = BYTES // lanes(like)
@@ -159,83 +184,191 @@ def rescale_each(like, old, new, sums, rests, law, count):
             np.float64(peek(like, old + i * size)), np.float64(peek(like, new + i * size)), law[0]
         )
         poke(sums + 8 * i, peek(0.0, sums + 8 * i) * factor)
-        poke(rests + 8 * i, peek(0.0, rests + 8 * i) * factor)
+        if lanes(like) == 8:
+            poke(rests + 8 * i, peek(0.0, rests + 8 * i) * factor)
+
+
+@jit
+def clear_columns(like, tops, magics, sums, rests):
+    """Make the states of a vector of columns empty."""
+    store(tops, splat(like, type_as(like, -np.inf)))
+    store(magics, splat(like, type_as(like, np.inf)))
+    for i in range(0, 8 * lanes(like), BYTES):
+        store(sums + i, splat(0.0, 0.0))
+        if lanes(like) == 8:
+            store(rests + i, splat(0.0, 0.0))
+
+
+@jit
+def raise_points(like, top, reached, tops, magics, sums, rests, law, work):
+    """Raise the points of those lanes whose `reached` is not within REACH (or is NaN) to a stretch's maximum."""
+    old = load(like, tops)
+    limit = splat(like, type_as(like, constants(like)[0] + REACH + 0.5))
+    new = select_above(limit, reached, old, larger(top, old))
+    shifts = shifts_of(like, new, law)
+    if any_far(like, new, law):
+        store(work, new)
+        rescale_each(like, tops, work, sums, rests, law, lanes(like))
+    else:
+        factors = factors_of(like, old, shifts_of(like, old, law), shifts, law)
+        store(sums, mul(load(factors, sums), factors))
+        if lanes(like) == 8:
+            store(rests, mul(load(factors, rests), factors))
+    store(tops, new)
+    store(magics, magics_of(like, new, shifts, law))
 
 
 @jit
 def take_columns(like, p, apart, count):
-    """Load a vector of columns `apart` bytes from one another, or the first `count`."""
+    """Load a vector of columns `apart` bytes from one another, or the first `count` and zeros."""
     if apart == BYTES // lanes(like):
         if count == lanes(like):
             return load(like, p)
-        return load_first(like, p, count, type_as(like, -np.inf))
-    return load_apart(like, p, apart, count, type_as(like, -np.inf))
+        return load_first(like, p, count, type_as(like, 0.0))
+    return load_apart(like, p, apart, count, type_as(like, 0.0))
 
 
 @jit
-def add_columns(like, p, width, apart, steps, pitch, tops, sums, rests, first, law, ahead, work):
+def pack_columns(like, p, apart, count, steps, pitch, pack):
+    """Put `steps` rows of a vector of columns side by side; give each lane's largest and smallest number.
+
+    Steps may lie a power of two apart, and then no cache would hold them until they are read again.
+    """
+    lowest = splat(like, type_as(like, -np.inf))
+    top = lowest
+    other = lowest
+    bottom = negative(lowest)
+    last = bottom
+    for step in range(0, steps - 1, 2):
+        x = take_columns(like, p, apart, count)
+        y = take_columns(like, p + pitch, apart, count)
+        store(pack, x)
+        store(pack + BYTES, y)
+        top = larger(x, top)
+        other = larger(y, other)
+        bottom = smaller(x, bottom)
+        last = smaller(y, last)
+        p += 2 * pitch
+        pack += 2 * BYTES
+    if steps % 2:
+        x = take_columns(like, p, apart, count)
+        store(pack, x)
+        top = larger(x, top)
+        bottom = smaller(x, bottom)
+    return larger(top, other), smaller(bottom, last)
+
+
+@jit
+def sum_close(like, pack, steps, magic, law, q, pitch):
+    """Sum the exponentials of packed float32 columns, each of which lies within CLOSE octaves; prefetch q."""
+    low = splat(like, type_as(like, 0.0))
+    high, rest = splat(like, law[2]), splat(like, law[3])
+    total = low
+    even = low
+    odd = low
+    for _ in range(steps // 2):
+        prefetch(q)
+        prefetch(q + pitch)
+        s, f = exp_near(load(like, pack), low, high, rest, magic)
+        t, g = exp_near(load(like, pack + BYTES), low, high, rest, magic)
+        total = add(total, add(s, t))
+        even = fma(s, f, even)
+        odd = fma(t, g, odd)
+        pack += 2 * BYTES
+        q += 2 * pitch
+    if steps % 2:
+        prefetch(q)
+        s, f = exp_near(load(like, pack), low, high, rest, magic)
+        total = add(total, s)
+        even = fma(s, f, even)
+    return include(include(nothing(like), total), add(even, odd))
+
+
+@jit
+def sum_any(like, pack, steps, tops, distance, law, q, pitch):
+    """Sum the exponentials of packed columns of any kind; those lanes that are close as `sum_close` does.
+
+    `distance` is how many octaves apart a lane's logits lie; infinite or NaN if that does not matter.
+    """
+    refs = load(like, tops)
+    origin, point = points_of(like, refs, shifts_of(like, refs, law), law)
+    none = splat(like, type_as(like, 0.0))
+    wide = nothing(like)
+    total = none
+    even = none
+    odd = none
+    for _ in range(steps // 2):
+        prefetch(q)
+        prefetch(q + pitch)
+        s, f = exp_parts(sub(load(like, pack), origin), *point)
+        t, g = exp_parts(sub(load(like, pack + BYTES), origin), *point)
+        # Apart: powers of two 24 octaves from one another lose half a unit in the last place as float32.
+        wide = include(include(include(wide, s), t), fma(t, g, mul(s, f)))
+        total = add(total, add(s, t))
+        even = fma(s, f, even)
+        odd = fma(t, g, odd)
+        pack += 2 * BYTES
+        q += 2 * pitch
+    if steps % 2:
+        prefetch(q)
+        s, f = exp_parts(sub(load(like, pack), origin), *point)
+        wide = include(include(wide, s), mul(s, f))
+        total = add(total, s)
+        even = fma(s, f, even)
+    return either(like, distance, total, add(even, odd), wide)
+
+
+def either(like, distance, total, small, wide):
+    """Give total + small, widened, where float32 lanes are close; `wide` elsewhere, and for float64."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(either)
+def _either(like, distance, total, small, wide):
+    if like == types.float32:
+
+        def single(like, distance, total, small, wide):
+            limit = splat(like, type_as(like, CLOSE + 0.5))
+            return select_above(limit, distance, include(include(nothing(like), total), small), wide)
+
+        return single
+    return lambda like, distance, total, small, wide: wide
+
+
+@jit
+def add_columns(like, p, width, apart, steps, pitch, states, first, law, ahead, work):
     """Take `steps` rows of `width` columns into the columns' states; `first` says that these are empty.
 
-    Columns are `apart` bytes from one another, rows `pitch`.
-    The states' width is padded to whole vectors.
+    Columns are `apart` bytes from one another, rows `pitch`. `states` holds the addresses of maxima, magic
+    numbers, sums, and what the sums of float64 lost; their width is padded to whole vectors.
     """
     lane_count = lanes(like)
-    lowest = splat(like, type_as(like, -np.inf))
+    tops, magics, sums, rests = states
     pack = work + BYTES
+    none = constants(like)[0]  # the magic number of what is at its reference point
+    rate = splat(like, law[2])
     for column in range(0, width, lane_count):
         count = min(lane_count, width - column)
-        # What is read is put side by side: steps may lie a power of two apart, and
-        # then no cache could hold them until the second pass.
-        top = lowest
-        other = lowest
-        q = p
-        for step in range(0, steps - 1, 2):
-            x = take_columns(like, q, apart, count)
-            y = take_columns(like, q + pitch, apart, count)
-            store(pack + step * BYTES, x)
-            store(pack + (step + 1) * BYTES, y)
-            top = larger(x, top)
-            other = larger(y, other)
-            q += 2 * pitch
-        if steps % 2:
-            x = take_columns(like, q, apart, count)
-            store(pack + (steps - 1) * BYTES, x)
-            top = larger(x, top)
-        top = larger(top, other)
         if first:
-            shifts = shifts_of(like, top, law)
-            for i in range(0, 8 * lane_count, BYTES):
-                store(sums + i, splat(0.0, 0.0))
-                store(rests + i, splat(0.0, 0.0))
+            clear_columns(like, tops, magics, sums, rests)
+        top, bottom = pack_columns(like, p, apart, count, steps, pitch, pack)
+        magic = load(like, magics)
+        reached = fma(top, rate, magic)
+        if not all_below(reached, type_as(like, none + REACH + 0.5)):
+            raise_points(like, top, reached, tops, magics, sums, rests, law, work)
+            magic = load(like, magics)
+            reached = fma(top, rate, magic)
+        # Infinite or NaN where a lane is not close, or is so far below its point that exponents would wrap.
+        far_off = splat(like, type_as(like, np.inf))
+        distance = sub(reached, fma(bottom, rate, magic))
+        distance = select_above(reached, splat(like, type_as(like, none - DEPTH)), distance, far_off)
+        if lane_count == 16 and all_below(distance, type_as(like, CLOSE + 0.5)):
+            wide = sum_close(like, pack, steps, magic, law, p + ahead, pitch)
         else:
-            old = load(like, tops)
-            top = larger(top, old)
-            shifts = shifts_of(like, top, law)
-            if any_above(sub(top, old), type_as(like, 0.0)):
-                if any_far(like, top, law):
-                    store(work, top)
-                    rescale_each(like, tops, work, sums, rests, law, count)
-                else:
-                    old_shifts = shifts_of(like, old, law)
-                    rescale_sums(like, sums, rests, factors_of(like, old, old_shifts, shifts, law))
-        store(tops, top)
-        origin, point = points_of(like, top, shifts, law)
-        wide = nothing(like)
-        q = p + ahead
-        for step in range(0, steps - 1, 2):
-            prefetch(q)
-            prefetch(q + pitch)
-            s, f = exp_parts(sub(load(like, pack + step * BYTES), origin), *point)
-            t, g = exp_parts(sub(load(like, pack + (step + 1) * BYTES), origin), *point)
-            wide = include(wide, add(s, t))
-            wide = include(wide, fma(t, g, mul(s, f)))
-            q += 2 * pitch
-        if steps % 2:
-            prefetch(q)
-            s, f = exp_parts(sub(load(like, pack + (steps - 1) * BYTES), origin), *point)
-            wide = include(include(wide, s), mul(s, f))
+            wide = sum_any(like, pack, steps, tops, distance, law, p + ahead, pitch)
         update(like, sums, rests, wide)
         p += lane_count * apart
         tops += BYTES
+        magics += BYTES
         sums += 8 * lane_count
         rests += 8 * lane_count

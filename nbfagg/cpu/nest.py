@@ -15,10 +15,29 @@ import math
 import numpy as np
 
 from nbfagg import scalar
-from nbfagg.cpu.columns import add_columns
+from nbfagg.cpu.columns import add_columns, any_far, shifts_of, update
+from nbfagg.cpu.exp import MAGIC_F64
 from nbfagg.cpu.finish import finish_log, finish_lse
-from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
-from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke, type_as
+from nbfagg.cpu.sums import wide_of
+from nbfagg.cpu.tiles import are_alike, extremes, move_origin, run_sum, token_sums
+from nbfagg.cpu.vector import (
+    BYTES,
+    absolute,
+    add,
+    all_below,
+    jit,
+    lanes,
+    load,
+    mul,
+    peek,
+    poke,
+    power_of_two,
+    splat,
+    store,
+    sub,
+    type_as,
+    widened,
+)
 from nbfagg.fields import (
     AHEAD,
     APART,
@@ -46,56 +65,140 @@ from nbfagg.fields import (
 
 @jit
 def states(like, plan, shared):
-    """Give the addresses of the cells' maxima, sums, and what the sums lost."""
+    """Give the addresses of the cells' maxima, magic numbers (of columns), sums, and what sums of float64 lost."""
     cells = plan[CELLS] * plan[COPIES] + 64
-    sums = shared + 8 * cells
-    return shared, sums, sums + 8 * cells
+    numbers = cells * (BYTES // lanes(like))
+    magics = shared + numbers
+    sums = magics + (numbers if plan[COLUMNS] else 0)
+    return shared, magics, sums, sums + 8 * cells
 
 
 @jit
-def add_to_cell(like, cell, top, total, first, shared, plan, law):
+def add_to_cell(like, cell, top, total, first, places, law):
     """Merge (top, total) into a cell's state."""
-    tops, sums, rests = states(like, plan, shared)
+    tops, _, sums, rests = places
     size = BYTES // lanes(like)
+    wide = lanes(like) == 8
     if first:
         poke(tops + size * cell, type_as(like, top))
         poke(sums + 8 * cell, total)
-        poke(rests + 8 * cell, 0.0)
+        if wide:
+            poke(rests + 8 * cell, 0.0)
         return
     old = np.float64(peek(like, tops + size * cell))
-    new, whole, rest = scalar.merge(
-        old, peek(0.0, sums + 8 * cell), peek(0.0, rests + 8 * cell), top, total, law[0]
-    )
+    old_rest = peek(0.0, rests + 8 * cell) if wide else 0.0
+    new, whole, rest = scalar.merge(old, peek(0.0, sums + 8 * cell), old_rest, top, total, law[0])
     poke(tops + size * cell, type_as(like, new))
-    poke(sums + 8 * cell, whole)
-    poke(rests + 8 * cell, rest)
+    if wide:
+        poke(sums + 8 * cell, whole)
+        poke(rests + 8 * cell, rest)
+    else:
+        # What float64 loses here is 2**-29 of float32's last bit.
+        poke(sums + 8 * cell, whole)
 
 
 @jit
-def add_runs(like, p, steps, pitch, width, law, ahead, work):
-    """Give maximum and sum of `steps` runs, `pitch` bytes apart, that fall into one cell."""
-    top, bottom = -math.inf, math.inf
-    for step in range(steps):
-        highest, lowest = extremes(like, p + step * pitch, width)
-        top, bottom = max(top, highest), min(bottom, lowest)
-    whole, rest = 0.0, 0.0
-    for step in range(steps):
-        q = move_origin(like, p + step * pitch, width, top, law, work)
-        value = run_sum(like, q, width, top, bottom, law, ahead)
-        grown = whole + value
-        part = grown - whole
-        rest += (whole - (grown - part)) + (value - part)
-        whole = grown
-    return top, whole + rest
+def add_to_cells(like, cell, count, top, totals, first, places, law):
+    """Merge (top, total) into `count` neighbouring cells, the totals lying at an address."""
+    tops, _, sums, rests = places
+    size = BYTES // lanes(like)
+    width = lanes(like)
+    done = 0
+    if scalar.origin(top, law[0]) == 0.0 and not math.isinf(top):
+        tops += size * cell
+        sums += 8 * cell
+        rests += 8 * cell
+        while done + width <= count:
+            if not add_vector(like, top, totals + 8 * done, first, tops, sums, rests, law):
+                break
+            tops += BYTES
+            sums += 8 * width
+            rests += 8 * width
+            done += width
+    for i in range(done, count):
+        add_to_cell(like, cell + i, top, peek(0.0, totals + 8 * i), first, places, law)
+
+
+# Octaves between a cell's point and a tile's over which sums move by a power of two.
+OCTAVES = 400.0
 
 
 @jit
-def visit(like, p, cell, first, width, plan, law, shared, work):
+def add_vector(like, top, totals, first, tops, sums, rests, law):
+    """Merge (top, total) into a vector of cells, if only powers of two are in between; say whether they were."""
+    value = load(widened(like), totals)
+    if first:
+        store(tops, splat(like, type_as(like, top)))
+        store(sums, value)
+        if lanes(like) == 8:
+            store(rests, splat(value, 0.0))
+        return True
+    old = load(like, tops)
+    shifts = shifts_of(like, old, law)
+    distance = sub(splat(value, scalar.shift(top, law[0])), shifts)
+    # A cell's own maximum may be none (-inf), infinite, or so far off that it has an origin.
+    if any_far(like, old, law) or not all_below(absolute(old), type_as(like, np.inf)):
+        return False
+    if not all_below(absolute(distance), OCTAVES):
+        return False
+    factors = power_of_two(add(distance, splat(value, MAGIC_F64)))
+    update(like, sums, rests, wide_of(like, mul(value, factors)))
+    return True
+
+
+@jit
+def token_sum(like, p, width, top, bottom, law, totals, scratch, ahead):
+    """Give the sum of the exponentials of one run."""
+    return token_sums(like, p, 1, width, top, bottom, law, totals, scratch, ahead)
+
+
+@jit
+def add_runs(like, p, runs, pitch, width, cell, apart, first, plan, law, places, work):
+    """Take in `runs` runs, `pitch` bytes apart, which fall into cells `apart` from one another: 0 or 1.
+
+    Each run is summed by itself, in float32 or float64 as its own logits ask for, and its sum is added to its
+    cell's: which runs are taken together changes no bit.
+    """
+    size = BYTES // lanes(like)
+    totals = work + TILE
+    scratch = totals + 8 * (lanes(like) + runs)
+    ahead = plan[AHEAD]
+    if pitch == width * size:
+        top, bottom = extremes(like, p, runs * width)
+    else:
+        top, bottom = -math.inf, math.inf
+        for run in range(runs):
+            highest, lowest = extremes(like, p + run * pitch, width)
+            top, bottom = max(top, highest), min(bottom, lowest)
+    if scalar.origin(top, law[0]) == 0.0 and are_alike(like, width, top, bottom, law):
+        if pitch == width * size:
+            token_sums(like, p, runs, width, top, bottom, law, totals, scratch, ahead)
+        else:
+            for run in range(runs):
+                total = token_sum(like, p + run * pitch, width, top, bottom, law, scratch, scratch + 256, ahead)
+                poke(totals + 8 * run, total)
+        if apart == 1:
+            add_to_cells(like, cell, runs, top, totals, first, places, law)
+        else:
+            for run in range(runs):
+                add_to_cell(like, cell, top, peek(0.0, totals + 8 * run), first and run == 0, places, law)
+        return
+    for run in range(runs):
+        q = p + run * pitch
+        top, bottom = extremes(like, q, width)
+        q = move_origin(like, q, width, top, law, work)
+        total = token_sum(like, q, width, top, bottom, law, scratch, scratch + 256, ahead)
+        add_to_cell(like, cell + apart * run, top, total, first and (apart == 1 or run == 0), places, law)
+
+
+@jit
+def visit(like, p, cell, first, width, plan, law, places, work):
     """Take in what lies at the innermost axes at p."""
     size = BYTES // lanes(like)
     if plan[COLUMNS]:
-        tops, sums, rests = states(like, plan, shared)
+        tops, magics, sums, rests = places
         pitch = plan[STEP_PITCH]
+        mine = (tops + size * cell, magics + size * cell, sums + 8 * cell, rests + 8 * cell)
         for step in range(0, plan[STEPS], COLUMN_STEPS):
             add_columns(
                 like,
@@ -104,9 +207,7 @@ def visit(like, p, cell, first, width, plan, law, shared, work):
                 plan[APART],
                 min(COLUMN_STEPS, plan[STEPS] - step),
                 pitch,
-                tops + size * cell,
-                sums + 8 * cell,
-                rests + 8 * cell,
+                mine,
                 first and step == 0,
                 law,
                 plan[AHEAD],
@@ -120,25 +221,17 @@ def visit(like, p, cell, first, width, plan, law, shared, work):
             top, bottom = extremes(like, q, count)
             q = move_origin(like, q, count, top, law, work)
             total = run_sum(like, q, count, top, bottom, law, plan[AHEAD])
-            add_to_cell(like, cell, top, total, first and term == 0, shared, plan, law)
+            add_to_cell(like, cell, top, total, first and term == 0, places, law)
         return
-    tokens = plan[RUN_TOKENS]
-    if tokens == 1:
-        pitch = plan[STEP_PITCH]
-        together = max(1, piece // width)
-        for step in range(0, plan[STEPS], together):
-            steps = min(together, plan[STEPS] - step)
-            top, total = add_runs(like, p + step * pitch, steps, pitch, width, law, plan[AHEAD], work)
-            add_to_cell(like, cell, top, total, first and step == 0, shared, plan, law)
+    if plan[RUN_TOKENS] > 1:
+        add_runs(like, p, plan[RUN_TOKENS], width * size, width, cell, 1, first, plan, law, places, work)
         return
-    top, bottom = extremes(like, p, tokens * width)
-    p = move_origin(like, p, tokens * width, top, law, work)
-    totals = work + TILE
-    token_sums(
-        like, p, tokens, width, top, bottom, law, totals, totals + 8 * (lanes(like) + tokens), plan[AHEAD]
-    )
-    for i in range(tokens):
-        add_to_cell(like, cell + i, top, peek(0.0, totals + 8 * i), first, shared, plan, law)
+    pitch = plan[STEP_PITCH]
+    together = max(1, piece // width)
+    for step in range(0, plan[STEPS], together):
+        runs = min(together, plan[STEPS] - step)
+        q = p + step * pitch
+        add_runs(like, q, runs, pitch, width, cell, 0, first and step == 0, plan, law, places, work)
 
 
 @jit
@@ -170,9 +263,10 @@ def walk(like, source, plan, law, shared, work, task):
     work += 8 * axes
     for a in range(axes):
         poke(counters + 8 * a, 0)
+    places = states(like, plan, shared)
     beyond = 0  # summed axes that are past their first step
     while True:
-        visit(like, p, cell, beyond == 0, width, plan, law, shared, work)
+        visit(like, p, cell, beyond == 0, width, plan, law, places, work)
         a = axes - 1
         while a >= 0:
             size, pitch, step, summed = axis(plan, start + a)
@@ -199,13 +293,16 @@ def walk(like, source, plan, law, shared, work, task):
 @jit
 def merge_copies(like, plan, law, shared, cell):
     """Bring the copies of a cell together in the first."""
-    tops, sums, rests = states(like, plan, shared)
+    places = states(like, plan, shared)
+    tops, _, sums, rests = places
     size = BYTES // lanes(like)
     for copy in range(1, plan[COPIES]):
         other = cell + copy * plan[CELLS]
         top = np.float64(peek(like, tops + size * other))
-        total = peek(0.0, sums + 8 * other) + peek(0.0, rests + 8 * other)
-        add_to_cell(like, cell, top, total, False, shared, plan, law)
+        total = peek(0.0, sums + 8 * other)
+        if lanes(like) == 8:
+            total += peek(0.0, rests + 8 * other)
+        add_to_cell(like, cell, top, total, False, places, law)
 
 
 @jit
@@ -243,7 +340,8 @@ def next_cell(plan, cell, counters):
 @jit
 def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
     """Turn a batch row's cells into its results."""
-    tops, sums, rests = states(like, plan, shared)
+    tops, _, sums, rests = states(like, plan, shared)
+    wide = lanes(like) == 8
     size = BYTES // lanes(like)
     tokens = plan[RESULT_TOKENS]
     top, whole, rest = -math.inf, 0.0, 0.0
@@ -256,7 +354,10 @@ def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
     cell = cells_of(plan, row, work)
     for _ in range(tokens):
         here = np.float64(peek(like, tops + size * cell))
-        value = (peek(0.0, sums + 8 * cell) + peek(0.0, rests + 8 * cell)) * scalar.rescale(here, top, law[0])
+        value = peek(0.0, sums + 8 * cell)
+        if wide:
+            value += peek(0.0, rests + 8 * cell)
+        value *= scalar.rescale(here, top, law[0])
         grown = whole + value
         part = grown - whole
         rest += (whole - (grown - part)) + (value - part)
@@ -271,7 +372,8 @@ def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
         value = peek(0.0, sums + 8 * cell)
         if log:
             here = np.float64(peek(like, tops + size * cell))
-            value += peek(0.0, rests + 8 * cell)
+            if wide:
+                value += peek(0.0, rests + 8 * cell)
             poke(out + token * size, finish_log(like, value, here, top, total, law))
         elif total == 0.0:
             poke(out + token * size, type_as(like, value * 0.0))

@@ -28,6 +28,18 @@ def add_exactly(pair, x):
     return whole, add(low, add(sub(high, sub(whole, part)), sub(x, part)))
 
 
+def wide_of(like, x):
+    """Give the float64 vector x as a wide sum of the type of `like`."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(wide_of)
+def _wide_of(like, x):
+    if like == types.float32:
+        return lambda like, x: x
+    return lambda like, x: (x, splat(x, 0.0))
+
+
 def include(wide, x):
     """Add the vector x of the logits' type to a wide sum."""
     raise NotImplementedError("for compiled code")

@@ -17,7 +17,7 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import exp_near, exp_parts, exp_wide, point_of, wide_point
-from nbfagg.cpu.short import short_sums
+from nbfagg.cpu.short import are_close, short_sums
 from nbfagg.cpu.sums import collapse, include, include_two, nothing, sum_of
 from nbfagg.cpu.vector import (
     BYTES,
@@ -211,6 +211,24 @@ def _run_sum(like, p, count, top, bottom, law, ahead):
 
         return single
     return lambda like, p, count, top, bottom, law, ahead: double_sum(like, p, count, top, law, ahead)
+
+
+def are_alike(like, terms, top, bottom, law):
+    """Say whether `terms` numbers between bottom and top are summed in their own type, at any common point."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(are_alike)
+def _are_alike(like, terms, top, bottom, law):
+    if like == types.float32:
+
+        def single(like, terms, top, bottom, law):
+            if terms <= SHORT:
+                return are_close(like, terms, top, bottom, law)
+            return (top - bottom) * law[0] <= NARROW
+
+        return single
+    return lambda like, terms, top, bottom, law: are_close(like, terms, top, bottom, law)
 
 
 @jit

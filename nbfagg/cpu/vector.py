@@ -390,6 +390,19 @@ def any_above(typingctx, x, limit):
 
 
 @intrinsic
+def all_below(typingctx, x, limit):
+    """Say whether every lane of x is below `limit`, none being a NaN."""
+
+    def codegen(context, builder, signature, args):
+        vt = args[0].type
+        mask = builder.fcmp_ordered("<", args[0], _splat(builder, args[1], vt))
+        bits = builder.bitcast(mask, ir.IntType(vt.count))
+        return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, -1))
+
+    return types.boolean(x, x.dtype), codegen
+
+
+@intrinsic
 def power_of_two(typingctx, t):
     """Give 2**k, where the low bits of the number t hold k plus the exponent bias."""
 
