@@ -171,10 +171,12 @@ def rows_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[tuple[int, int
     room = SCRATCH_BYTES + TILE
     block = 8 * (int(table[fields.BLOCK_TOKENS]) + lanes)
     row = 8 * (int(table[fields.TOKENS]) + lanes)
-    notes = 16 * int(table[fields.BLOCKS])
+    notes = fields.NOTE * int(table[fields.BLOCKS])
     in_result = bool(table[fields.SUMS_IN_RESULT])
     whole = (0, notes + (block if in_result else row) + room)
-    shared = int(table[fields.ROWS]) * (16 * int(table[fields.PARTS]) + notes + (0 if in_result else row))
+    shared = int(table[fields.ROWS]) * (
+        fields.NOTE * int(table[fields.PARTS]) + notes + (0 if in_result else row)
+    )
     return whole, (shared, (block if in_result else 0) + room)
 
 
@@ -423,8 +425,9 @@ def _c_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=64)
 def law_of(scale: float, kind: np.dtype[Any]) -> tuple[Any, ...]:
-    """Give scale * log2 e, its reciprocal, and its two parts in the type of the arithmetic."""
+    """Give what the formulas want of a scale and a type: scalar.Law."""
     exact = Fraction(scale) * (Fraction(scalar.LOG2_E) + Fraction(scalar.LOG2_E_REST))
     high = kind.type(float(exact))
     low = kind.type(float(exact - Fraction(float(high))))
-    return float(exact), 1.0 / float(exact), high, low
+    far = scalar.FAR_F32 if kind.itemsize == 4 else scalar.FAR_F64
+    return float(exact), 1.0 / float(exact), high, low, far

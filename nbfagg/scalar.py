@@ -14,43 +14,50 @@ LOG2_E_REST = 2.0355273740931033e-17  # log2 e - LOG2_E
 LN_2 = 0.6931471805599453
 
 # Above this |logit * scale * log2 e| the maximum is subtracted first. float32
-# holds integer and exponent in the 22 bits below its magic number.
-FAR = 2.0**21
+# holds integer and exponent in the 22 bits below its magic number, float64 in 51;
+# there the fraction asks for what `rate` in two parts still gives beyond 2**40.
+FAR_F32 = 2.0**21
+FAR_F64 = 2.0**40
 
 
-def origin(maximum: float, rate: float) -> float:
+# What a scale and a type make of the formulas: rate = scale * log2 e, 1 / rate,
+# rate's high and low part in the type of the arithmetic, and FAR of that type.
+Law = tuple[float, float, float, float, float]
+
+
+def origin(maximum: float, law: Law) -> float:
     """Give what is subtracted from a logit: 0, or the maximum where it is far off.
 
-    `rate` is scale * log2 e. A maximum of -inf or +inf has no origin but 0.
+    A maximum of -inf or +inf has no origin but 0.
     """
-    if math.isinf(maximum) or abs(maximum * rate) <= FAR:
+    if math.isinf(maximum) or abs(maximum * law[0]) <= law[4]:
         return 0.0
     return maximum
 
 
-def shift(maximum: float, rate: float) -> float:
+def shift(maximum: float, law: Law) -> float:
     """Give the exponent of the reference point: the even integer next above the maximum's base-2 logarithm.
 
     Even, so that a logit half-way between two integers is rounded to the same one at every point.
     """
-    if math.isinf(maximum) or abs(maximum * rate) > FAR:
+    if math.isinf(maximum) or abs(maximum * law[0]) > law[4]:
         return 0.0
-    return 2.0 * math.ceil(maximum * rate * 0.5)
+    return 2.0 * math.ceil(maximum * law[0] * 0.5)
 
 
-def distance(old: float, new: float, rate: float) -> float:
+def distance(old: float, new: float, law: Law) -> float:
     """Give the base-2 logarithm of the factor that moves a sum from the point of `old` to that of `new`."""
-    start, end = origin(old, rate), origin(new, rate)
-    exponent = shift(old, rate) - shift(new, rate)
+    start, end = origin(old, law), origin(new, law)
+    exponent = shift(old, law) - shift(new, law)
     if start != end:
-        return exponent + (start - end) * rate
+        return exponent + (start - end) * law[0]
     return exponent
 
 
-def log_distance(old: float, new: float, rate: float) -> float:
+def log_distance(old: float, new: float, law: Law) -> float:
     """Give the natural logarithm of that factor; unlike `distance` it holds for any two finite maxima."""
-    return (shift(old, rate) - shift(new, rate)) * LN_2 + (origin(old, rate) - origin(new, rate)) * (
-        rate * LN_2
+    return (shift(old, law) - shift(new, law)) * LN_2 + (origin(old, law) - origin(new, law)) * (
+        law[0] * LN_2
     )
 
 
@@ -59,7 +66,7 @@ def two_to(exponent: int) -> float:
     return math.ldexp(1.0, exponent)
 
 
-def rescale(old: float, new: float, rate: float) -> float:
+def rescale(old: float, new: float, law: Law) -> float:
     """Give the factor that moves a sum from the point of maximum `old` to that of `new` >= `old`.
 
     Guarded at the reference point, not at the result: nothing (a maximum of
@@ -70,7 +77,7 @@ def rescale(old: float, new: float, rate: float) -> float:
         return 0.0
     if old == new:
         return 1.0
-    exponent = distance(old, new, rate)
+    exponent = distance(old, new, law)
     if not exponent > -1075.0:
         return 0.0
     if exponent > -1020.0 and exponent == math.floor(exponent):
@@ -79,26 +86,34 @@ def rescale(old: float, new: float, rate: float) -> float:
 
 
 def merge(
-    max_a: float, sum_a: float, rest_a: float, max_b: float, sum_b: float, rate: float
+    max_a: float, sum_a: float, rest_a: float, max_b: float, sum_b: float, rest_b: float, law: Law
 ) -> tuple[float, float, float]:
     """Merge (maximum, sum) b into a: the bigger maximum wins, the other's sum is rescaled.
 
-    sum_a + rest_a is an unevaluated sum, so that a long chain of merges loses
+    sum + rest is an unevaluated sum, so that a long chain of merges loses
     nothing. The identity is (-inf, 0, 0).
     """
     if max_b > max_a:
-        factor = rescale(max_a, max_b, rate)
+        factor = rescale(max_a, max_b, law)
         max_a = max_b
         sum_a *= factor
         rest_a *= factor
     else:
-        sum_b *= rescale(max_b, max_a, rate)
-    whole = sum_a + sum_b
-    part = whole - sum_a
-    return max_a, whole, rest_a + ((sum_a - (whole - part)) + (sum_b - part))
+        factor = rescale(max_b, max_a, law)
+        sum_b *= factor
+        rest_b *= factor
+    whole, lost = add_exactly(sum_a, sum_b)
+    return max_a, whole, rest_a + rest_b + lost
 
 
-def log_sum_exp(maximum: float, total: float, rate: float, scale: float) -> float:
+def add_exactly(x: float, y: float) -> tuple[float, float]:
+    """Give the rounded sum and what it lost (Knuth's two-sum: any order of magnitudes)."""
+    whole = x + y
+    part = whole - x
+    return whole, (x - (whole - part)) + (y - part)
+
+
+def log_sum_exp(maximum: float, total: float, law: Law, scale: float) -> float:
     """Give the natural logarithm of a total kept relative to the point of `maximum`.
 
     The total's own exponent joins the point's, so that the result does not depend on which point it was.
@@ -109,10 +124,8 @@ def log_sum_exp(maximum: float, total: float, rate: float, scale: float) -> floa
         return maximum if maximum > 0.0 else total
     mantissa, exponent = math.frexp(total)
     return (
-        math.log(2.0 * mantissa)
-        + (exponent - 1 + shift(maximum, rate)) * LN_2
-        + origin(maximum, rate) * scale
+        math.log(2.0 * mantissa) + (exponent - 1 + shift(maximum, law)) * LN_2 + origin(maximum, law) * scale
     )
 
 
-FORMULAS = (origin, shift, distance, log_distance, rescale, merge, log_sum_exp)
+FORMULAS = (origin, shift, distance, log_distance, rescale, add_exactly, merge, log_sum_exp)

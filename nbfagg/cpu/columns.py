@@ -30,6 +30,7 @@ from nbfagg.cpu.vector import (
     all_below,
     any_above,
     fma,
+    inlined,
     jit,
     lanes,
     larger,
@@ -61,8 +62,11 @@ REACH = 30.0
 # LIFT - DEPTH - CLOSE = -38, where 2**-126 is the smallest normal number.
 DEPTH = 100.0
 # Octaves within which COLUMN_STEPS powers of two add exactly in float32: 24 bits,
-# less 4 for the sum and 1 for the rounding of each exponent.
-CLOSE = 18.0
+# less 5 for the sum and 1 for the rounding of each exponent, and 1 to spare.
+CLOSE = 17.0
+# Steps whose small parts s*q are added in float32: each addition rounds, by up to a
+# quarter of a unit where one term outweighs the others.
+CHAIN = 8
 
 LARGEST_F32 = float(np.finfo(np.float32).max)
 LARGEST_F64 = float(np.finfo(np.float64).max)
@@ -107,18 +111,18 @@ def shifts_of(like, tops, law):
     """Give scalar.shift of every lane, as float64."""
     y = mul(to_double(tops), splat(widened(like), law[0]))
     even = mul(round_up(mul(y, splat(y, 0.5))), splat(y, 2.0))
-    return select_above(absolute(y), splat(y, scalar.FAR), splat(y, 0.0), even)
+    return select_above(absolute(y), splat(y, law[4]), splat(y, 0.0), even)
 
 
 @jit
 def points_of(like, tops, shifts, law):
     """Make each lane's origin, and the vectors that exp_parts wants, each lane with its own maximum."""
     magic, depth, greatest = constants(like)
-    rate, inverse, high, low = law
+    rate, inverse, high, low, far = law
     y = mul(to_double(tops), splat(shifts, rate))
     none = splat(like, type_as(like, 0.0))
     finite = select_above(absolute(tops), splat(like, type_as(like, greatest)), none, tops)
-    origin = select_above(absolute(y), splat(y, scalar.FAR), finite, none)
+    origin = select_above(absolute(y), splat(y, far), finite, none)
     return origin, (
         to_type(like, mul(sub(shifts, splat(shifts, depth)), splat(shifts, inverse))),
         splat(like, high),
@@ -133,7 +137,7 @@ def magics_of(like, tops, shifts, law):
     y = absolute(mul(to_double(tops), splat(shifts, law[0])))
     beyond = splat(y, math.inf)
     magics = sub(splat(y, constants(like)[0]), shifts)
-    return to_type(like, select_above(y, splat(y, scalar.FAR), beyond, magics))
+    return to_type(like, select_above(y, splat(y, law[4]), beyond, magics))
 
 
 @jit
@@ -142,7 +146,7 @@ def factors_of(like, old, old_shifts, new_shifts, law):
     distance = larger(sub(old_shifts, new_shifts), splat(old_shifts, -1000.0))
     factors = power_of_two(add(distance, splat(distance, MAGIC_F64)))
     y = mul(to_double(old), splat(distance, law[0]))
-    return select_above(y, splat(y, -scalar.FAR), factors, splat(y, 0.0))
+    return select_above(y, splat(y, -law[4]), factors, splat(y, 0.0))
 
 
 @jit
@@ -150,7 +154,7 @@ def any_far(like, tops, law):
     """Say whether a maximum (-inf is none) is too far off for a power of two."""
     y = mul(to_double(tops), splat(widened(like), law[0]))
     finite = select_above(y, splat(y, -math.inf), y, splat(y, 0.0))
-    return any_above(absolute(finite), scalar.FAR)
+    return any_above(absolute(finite), law[4])
 
 
 def update(like, sums, rests, wide):
@@ -181,7 +185,7 @@ def rescale_each(like, old, new, sums, rests, law, count):
     size = BYTES // lanes(like)
     for i in range(count):
         factor = scalar.rescale(
-            np.float64(peek(like, old + i * size)), np.float64(peek(like, new + i * size)), law[0]
+            np.float64(peek(like, old + i * size)), np.float64(peek(like, new + i * size)), law
         )
         poke(sums + 8 * i, peek(0.0, sums + 8 * i) * factor)
         if lanes(like) == 8:
@@ -201,7 +205,7 @@ def clear_columns(like, tops, magics, sums, rests):
 
 @jit
 def raise_points(like, top, reached, tops, magics, sums, rests, law, work):
-    """Raise the points of those lanes whose `reached` is not within REACH (or is NaN) to a stretch's maximum."""
+    """Raise the points of those lanes that a stretch exceeds by more than REACH (or by NaN)."""
     old = load(like, tops)
     limit = splat(like, type_as(like, constants(like)[0] + REACH + 0.5))
     new = select_above(limit, reached, old, larger(top, old))
@@ -218,7 +222,7 @@ def raise_points(like, top, reached, tops, magics, sums, rests, law, work):
     store(magics, magics_of(like, new, shifts, law))
 
 
-@jit
+@inlined
 def take_columns(like, p, apart, count):
     """Load a vector of columns `apart` bytes from one another, or the first `count` and zeros."""
     if apart == BYTES // lanes(like):
@@ -228,7 +232,7 @@ def take_columns(like, p, apart, count):
     return load_apart(like, p, apart, count, type_as(like, 0.0))
 
 
-@jit
+@inlined
 def pack_columns(like, p, apart, count, steps, pitch, pack):
     """Put `steps` rows of a vector of columns side by side; give each lane's largest and smallest number.
 
@@ -239,7 +243,7 @@ def pack_columns(like, p, apart, count, steps, pitch, pack):
     other = lowest
     bottom = negative(lowest)
     last = bottom
-    for step in range(0, steps - 1, 2):
+    for _ in range(steps // 2):
         x = take_columns(like, p, apart, count)
         y = take_columns(like, p + pitch, apart, count)
         store(pack, x)
@@ -258,30 +262,34 @@ def pack_columns(like, p, apart, count, steps, pitch, pack):
     return larger(top, other), smaller(bottom, last)
 
 
-@jit
+@inlined
 def sum_close(like, pack, steps, magic, law, q, pitch):
     """Sum the exponentials of packed float32 columns, each of which lies within CLOSE octaves; prefetch q."""
-    low = splat(like, type_as(like, 0.0))
+    none = splat(like, type_as(like, 0.0))
     high, rest = splat(like, law[2]), splat(like, law[3])
-    total = low
-    even = low
-    odd = low
-    for _ in range(steps // 2):
-        prefetch(q)
-        prefetch(q + pitch)
-        s, f = exp_near(load(like, pack), low, high, rest, magic)
-        t, g = exp_near(load(like, pack + BYTES), low, high, rest, magic)
-        total = add(total, add(s, t))
-        even = fma(s, f, even)
-        odd = fma(t, g, odd)
-        pack += 2 * BYTES
-        q += 2 * pitch
-    if steps % 2:
-        prefetch(q)
-        s, f = exp_near(load(like, pack), low, high, rest, magic)
-        total = add(total, s)
-        even = fma(s, f, even)
-    return include(include(nothing(like), total), add(even, odd))
+    total = none
+    wide = nothing(like)
+    for step in range(0, steps, CHAIN):
+        even = none
+        odd = none
+        here = min(CHAIN, steps - step)
+        for _ in range(here // 2):
+            prefetch(q)
+            prefetch(q + pitch)
+            s, f = exp_near(load(like, pack), none, high, rest, magic)
+            t, g = exp_near(load(like, pack + BYTES), none, high, rest, magic)
+            total = add(total, add(s, t))
+            even = fma(s, f, even)
+            odd = fma(t, g, odd)
+            pack += 2 * BYTES
+            q += 2 * pitch
+        if here % 2:
+            prefetch(q)
+            s, f = exp_near(load(like, pack), none, high, rest, magic)
+            total = add(total, s)
+            even = fma(s, f, even)
+        wide = include(wide, add(even, odd))
+    return include(wide, total)
 
 
 @jit
@@ -293,46 +301,47 @@ def sum_any(like, pack, steps, tops, distance, law, q, pitch):
     refs = load(like, tops)
     origin, point = points_of(like, refs, shifts_of(like, refs, law), law)
     none = splat(like, type_as(like, 0.0))
-    wide = nothing(like)
     total = none
-    even = none
-    odd = none
-    for _ in range(steps // 2):
-        prefetch(q)
-        prefetch(q + pitch)
-        s, f = exp_parts(sub(load(like, pack), origin), *point)
-        t, g = exp_parts(sub(load(like, pack + BYTES), origin), *point)
-        # Apart: powers of two 24 octaves from one another lose half a unit in the last place as float32.
-        wide = include(include(include(wide, s), t), fma(t, g, mul(s, f)))
-        total = add(total, add(s, t))
-        even = fma(s, f, even)
-        odd = fma(t, g, odd)
-        pack += 2 * BYTES
-        q += 2 * pitch
-    if steps % 2:
-        prefetch(q)
-        s, f = exp_parts(sub(load(like, pack), origin), *point)
-        wide = include(include(wide, s), mul(s, f))
-        total = add(total, s)
-        even = fma(s, f, even)
-    return either(like, distance, total, add(even, odd), wide)
+    close = nothing(like)
+    wide = close
+    for step in range(0, steps, CHAIN):
+        even = none
+        odd = none
+        here = min(CHAIN, steps - step)
+        for _ in range(here // 2):
+            prefetch(q)
+            prefetch(q + pitch)
+            s, f = exp_parts(sub(load(like, pack), origin), *point)
+            t, g = exp_parts(sub(load(like, pack + BYTES), origin), *point)
+            # Apart: powers of two 24 octaves from one another lose half a unit in the last place as float32.
+            wide = include(include(include(wide, s), t), fma(t, g, mul(s, f)))
+            total = add(total, add(s, t))
+            even = fma(s, f, even)
+            odd = fma(t, g, odd)
+            pack += 2 * BYTES
+            q += 2 * pitch
+        if here % 2:
+            prefetch(q)
+            s, f = exp_parts(sub(load(like, pack), origin), *point)
+            wide = include(include(wide, s), mul(s, f))
+            total = add(total, s)
+            even = fma(s, f, even)
+        close = include(close, add(even, odd))
+    return either(like, distance, include(close, total), wide)
 
 
-def either(like, distance, total, small, wide):
-    """Give total + small, widened, where float32 lanes are close; `wide` elsewhere, and for float64."""
+def either(like, distance, close, wide):
+    """Give `close` where float32 lanes are, `wide` elsewhere and for float64."""
     raise NotImplementedError("for compiled code")
 
 
 @overload(either)
-def _either(like, distance, total, small, wide):
+def _either(like, distance, close, wide):
     if like == types.float32:
-
-        def single(like, distance, total, small, wide):
-            limit = splat(like, type_as(like, CLOSE + 0.5))
-            return select_above(limit, distance, include(include(nothing(like), total), small), wide)
-
-        return single
-    return lambda like, distance, total, small, wide: wide
+        return lambda like, distance, close, wide: select_above(
+            splat(like, type_as(like, CLOSE + 0.5)), distance, close, wide
+        )
+    return lambda like, distance, close, wide: wide
 
 
 @jit

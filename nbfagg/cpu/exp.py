@@ -208,10 +208,10 @@ def wide_point(shift, rate, inverse):
 def point_of(like, maximum, law):
     """Make the vectors that exp_parts wants for a tile with this maximum.
 
-    `law` is (rate, 1 / rate, rate's high part, rate's low part).
+    `law` is scalar.Law.
     """
-    rate, inverse, high, low = law
-    exponent = scalar.shift(maximum, rate)
+    _, inverse, high, low, _ = law
+    exponent = scalar.shift(maximum, law)
     return (
         splat(like, lowest(like, exponent, inverse)),
         splat(like, high),

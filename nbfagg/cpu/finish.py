@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from numba import types
 from numba.extending import overload
 
@@ -10,6 +11,7 @@ from nbfagg.cpu.exp import LIFT_F32, LIFT_F64
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
+    first_lane,
     fma,
     inlined,
     jit,
@@ -43,9 +45,9 @@ def _lift_down(like):
 def weigh(like, sums, total, inverse, factor):
     """Give sums / total * factor for a vector of float64 sums, in the type of `like`.
 
-    factor is a power of two (or moves between far-off origins) and inverse is
-    1 / total. float64 corrects the product's rounding by the quotient's
-    residual; float32 has 29 bits to spare.
+    total is a pair, (rounded, what that lost). factor is a power of two (or moves
+    between far-off origins) and inverse is 1 / total. float64 corrects the
+    product's rounding by the quotient's residual; float32 has 29 bits to spare.
     """
     raise NotImplementedError("for compiled code")
 
@@ -60,10 +62,17 @@ def _weigh(like, sums, total, inverse, factor):
         # The factor first: a sum, lifted, is far from subnormal where its quotient is not.
         scaled = mul(sums, splat(sums, factor))
         quotient = mul(scaled, reciprocal)
-        residual = fma(negative(splat(sums, total)), quotient, scaled)
+        residual = fma(negative(splat(sums, total[0])), quotient, scaled)
+        residual = fma(negative(splat(sums, total[1])), quotient, residual)
         return fma(residual, reciprocal, quotient)
 
     return double
+
+
+@jit
+def weigh_one(like, token_sum, total, inverse, factor):
+    """Give the weight of one sum: 0 of nothing."""
+    return type_as(like, first_lane(weigh(like, splat(widened(like), token_sum), total, inverse, factor)))
 
 
 def to_sums(x):
@@ -113,7 +122,7 @@ def finish_in_place(like, out, count, total, inverse, factor):
         out += BYTES
     for i in range(count % width):
         place = out + i * (BYTES // width)
-        poke(place, type_as(like, peek(like, place) * inverse * factor))
+        poke(place, weigh_one(like, np.float64(peek(like, place)), total, inverse, factor))
 
 
 @jit
@@ -121,10 +130,10 @@ def finish_log(like, total_sum, maximum, row_maximum, total, law):
     """Give log(sum / total) of one token whose sum is relative to `maximum`."""
     if total_sum == 0.0 or maximum == -math.inf:
         return type_as(like, -math.inf if total == total else total)
-    return type_as(like, math.log(total_sum / total) + scalar.log_distance(maximum, row_maximum, law[0]))
+    return type_as(like, math.log(total_sum / total) + scalar.log_distance(maximum, row_maximum, law))
 
 
 @jit
 def finish_lse(like, maximum, total, law, scale):
     """Give a row's natural log-sum-exp."""
-    return type_as(like, scalar.log_sum_exp(maximum, total * lift_down(like), law[0], scale))
+    return type_as(like, scalar.log_sum_exp(maximum, total * lift_down(like), law, scale))

@@ -13,27 +13,33 @@ order, in stretches that the row's shape decides.
 import math
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from nbfagg import scalar
-from nbfagg.cpu.columns import add_columns, any_far, shifts_of, update
+from nbfagg.cpu.columns import add_columns, any_far, shifts_of
 from nbfagg.cpu.exp import MAGIC_F64
-from nbfagg.cpu.finish import finish_log, finish_lse
-from nbfagg.cpu.sums import wide_of
+from nbfagg.cpu.finish import finish_log, finish_lse, weigh_one
+from nbfagg.cpu.sums import add_exactly
 from nbfagg.cpu.tiles import are_alike, extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.vector import (
     BYTES,
     absolute,
     add,
     all_below,
+    fma,
     jit,
     lanes,
+    lanes_of,
     load,
+    load_first,
     mul,
     peek,
     poke,
     power_of_two,
     splat,
     store,
+    store_first,
     sub,
     type_as,
     widened,
@@ -52,6 +58,7 @@ from nbfagg.fields import (
     COLUMNS,
     COPIES,
     KEPT_AXES,
+    LOWS,
     RESULT_TOKENS,
     RUN_TOKENS,
     STEP_PITCH,
@@ -62,10 +69,13 @@ from nbfagg.fields import (
     WIDTH,
 )
 
+# Octaves between a cell's point and a tile's over which sums move by a power of two.
+OCTAVES = 400.0
+
 
 @jit
 def states(like, plan, shared):
-    """Give the addresses of the cells' maxima, magic numbers (of columns), sums, and what sums of float64 lost."""
+    """Give the addresses of the cells' maxima, magic numbers (columns), sums, and what float64 sums lost."""
     cells = plan[CELLS] * plan[COPIES] + 64
     numbers = cells * (BYTES // lanes(like))
     magics = shared + numbers
@@ -74,8 +84,8 @@ def states(like, plan, shared):
 
 
 @jit
-def add_to_cell(like, cell, top, total, first, places, law):
-    """Merge (top, total) into a cell's state."""
+def add_to_cell(like, cell, top, total, lost, first, places, law):
+    """Merge (top, total), and what the total lost, into a cell's state."""
     tops, _, sums, rests = places
     size = BYTES // lanes(like)
     wide = lanes(like) == 8
@@ -83,11 +93,11 @@ def add_to_cell(like, cell, top, total, first, places, law):
         poke(tops + size * cell, type_as(like, top))
         poke(sums + 8 * cell, total)
         if wide:
-            poke(rests + 8 * cell, 0.0)
+            poke(rests + 8 * cell, lost)
         return
     old = np.float64(peek(like, tops + size * cell))
     old_rest = peek(0.0, rests + 8 * cell) if wide else 0.0
-    new, whole, rest = scalar.merge(old, peek(0.0, sums + 8 * cell), old_rest, top, total, law[0])
+    new, whole, rest = scalar.merge(old, peek(0.0, sums + 8 * cell), old_rest, top, total, lost, law)
     poke(tops + size * cell, type_as(like, new))
     if wide:
         poke(sums + 8 * cell, whole)
@@ -98,58 +108,90 @@ def add_to_cell(like, cell, top, total, first, places, law):
 
 
 @jit
-def add_to_cells(like, cell, count, top, totals, first, places, law):
-    """Merge (top, total) into `count` neighbouring cells, the totals lying at an address."""
+def add_to_cells(like, cell, count, top, totals, lows, first, places, law):
+    """Merge (top, total) into `count` neighbouring cells, totals and what they lost lying at addresses."""
     tops, _, sums, rests = places
     size = BYTES // lanes(like)
     width = lanes(like)
     done = 0
-    if scalar.origin(top, law[0]) == 0.0 and not math.isinf(top):
+    if scalar.origin(top, law) == 0.0 and not math.isinf(top):
         tops += size * cell
         sums += 8 * cell
         rests += 8 * cell
-        while done + width <= count:
-            if not add_vector(like, top, totals + 8 * done, first, tops, sums, rests, law):
+        while done < count:
+            here = min(width, count - done)
+            place, low = totals + 8 * done, lows + 8 * done
+            if not add_vector(like, top, place, low, here, first, tops, sums, rests, law):
                 break
             tops += BYTES
             sums += 8 * width
             rests += 8 * width
             done += width
     for i in range(done, count):
-        add_to_cell(like, cell + i, top, peek(0.0, totals + 8 * i), first, places, law)
-
-
-# Octaves between a cell's point and a tile's over which sums move by a power of two.
-OCTAVES = 400.0
+        lost = peek(0.0, lows + 8 * i) if lanes(like) == 8 else 0.0
+        add_to_cell(like, cell + i, top, peek(0.0, totals + 8 * i), lost, first, places, law)
 
 
 @jit
-def add_vector(like, top, totals, first, tops, sums, rests, law):
-    """Merge (top, total) into a vector of cells, if only powers of two are in between; say whether they were."""
+def add_vector(like, top, totals, lows, count, first, tops, sums, rests, law):
+    """Merge into the first cells of a vector, if only powers of two are in between; say whether they were."""
     value = load(widened(like), totals)
     if first:
-        store(tops, splat(like, type_as(like, top)))
-        store(sums, value)
+        put(tops, splat(like, type_as(like, top)), count)
+        put(sums, value, count)
         if lanes(like) == 8:
-            store(rests, splat(value, 0.0))
+            put(rests, load(0.0, lows), count)
         return True
-    old = load(like, tops)
+    old = load_first(like, tops, count, type_as(like, top)) if count < lanes(like) else load(like, tops)
     shifts = shifts_of(like, old, law)
-    distance = sub(splat(value, scalar.shift(top, law[0])), shifts)
+    distance = sub(splat(value, scalar.shift(top, law)), shifts)
     # A cell's own maximum may be none (-inf), infinite, or so far off that it has an origin.
     if any_far(like, old, law) or not all_below(absolute(old), type_as(like, np.inf)):
         return False
     if not all_below(absolute(distance), OCTAVES):
         return False
     factors = power_of_two(add(distance, splat(value, MAGIC_F64)))
-    update(like, sums, rests, wide_of(like, mul(value, factors)))
+    grow(like, sums, rests, value, lows, factors, count)
     return True
 
 
 @jit
-def token_sum(like, p, width, top, bottom, law, totals, scratch, ahead):
-    """Give the sum of the exponentials of one run."""
-    return token_sums(like, p, 1, width, top, bottom, law, totals, scratch, ahead)
+def put(place, vector, count):
+    """Store the first `count` lanes of a vector; masked, that takes some 20 cycles on AMD before Zen 4."""
+    if count < lanes_of(vector):
+        store_first(place, vector, count)
+    else:
+        store(place, vector)
+
+
+@jit
+def get(like, place, count):
+    """Load the first `count` lanes of a float64 vector of the type of `like`, and zeros."""
+    if count < lanes_of(like):
+        return load_first(like, place, count, 0.0)
+    return load(like, place)
+
+
+def grow(like, sums, rests, value, lows, factors, count):
+    """Add value * factors to the first `count` sums; of float64, with what it lost (at an address)."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(grow)
+def _grow(like, sums, rests, value, lows, factors, count):
+    if like == types.float32:
+
+        def single(like, sums, rests, value, lows, factors, count):
+            put(sums, fma(value, factors, get(value, sums, count)), count)
+
+        return single
+
+    def double(like, sums, rests, value, lows, factors, count):
+        high, low = add_exactly((get(value, sums, count), get(value, rests, count)), mul(value, factors))
+        put(sums, high, count)
+        put(rests, fma(get(value, lows, count), factors, low), count)
+
+    return double
 
 
 @jit
@@ -162,6 +204,7 @@ def add_runs(like, p, runs, pitch, width, cell, apart, first, plan, law, places,
     size = BYTES // lanes(like)
     totals = work + TILE
     scratch = totals + 8 * (lanes(like) + runs)
+    lows = scratch + LOWS
     ahead = plan[AHEAD]
     if pitch == width * size:
         top, bottom = extremes(like, p, runs * width)
@@ -170,25 +213,30 @@ def add_runs(like, p, runs, pitch, width, cell, apart, first, plan, law, places,
         for run in range(runs):
             highest, lowest = extremes(like, p + run * pitch, width)
             top, bottom = max(top, highest), min(bottom, lowest)
-    if scalar.origin(top, law[0]) == 0.0 and are_alike(like, width, top, bottom, law):
+    if scalar.origin(top, law) == 0.0 and are_alike(like, width, top, bottom, law):
         if pitch == width * size:
-            token_sums(like, p, runs, width, top, bottom, law, totals, scratch, ahead)
+            token_sums(like, p, runs, width, top, bottom, law, totals, lows, scratch, ahead)
         else:
+            # Each writes a vector; the next one's first number overwrites what is beyond its own.
             for run in range(runs):
-                total = token_sum(like, p + run * pitch, width, top, bottom, law, scratch, scratch + 256, ahead)
-                poke(totals + 8 * run, total)
+                place, low = totals + 8 * run, lows + 8 * run
+                token_sums(like, p + run * pitch, 1, width, top, bottom, law, place, low, scratch, ahead)
         if apart == 1:
-            add_to_cells(like, cell, runs, top, totals, first, places, law)
-        else:
-            for run in range(runs):
-                add_to_cell(like, cell, top, peek(0.0, totals + 8 * run), first and run == 0, places, law)
+            add_to_cells(like, cell, runs, top, totals, lows, first, places, law)
+            return
+        for run in range(runs):
+            total = peek(0.0, totals + 8 * run)
+            lost = peek(0.0, lows + 8 * run) if lanes(like) == 8 else 0.0
+            add_to_cell(like, cell, top, total, lost, first and run == 0, places, law)
         return
     for run in range(runs):
         q = p + run * pitch
         top, bottom = extremes(like, q, width)
         q = move_origin(like, q, width, top, law, work)
-        total = token_sum(like, q, width, top, bottom, law, scratch, scratch + 256, ahead)
-        add_to_cell(like, cell + apart * run, top, total, first and (apart == 1 or run == 0), places, law)
+        token_sums(like, q, 1, width, top, bottom, law, totals, lows, scratch, ahead)
+        lost = peek(0.0, lows) if lanes(like) == 8 else 0.0
+        new = first and (apart == 1 or run == 0)
+        add_to_cell(like, cell + apart * run, top, peek(0.0, totals), lost, new, places, law)
 
 
 @jit
@@ -220,8 +268,8 @@ def visit(like, p, cell, first, width, plan, law, places, work):
             q, count = p + term * size, min(piece, width - term)
             top, bottom = extremes(like, q, count)
             q = move_origin(like, q, count, top, law, work)
-            total = run_sum(like, q, count, top, bottom, law, plan[AHEAD])
-            add_to_cell(like, cell, top, total, first and term == 0, places, law)
+            total, lost = run_sum(like, q, count, top, bottom, law, plan[AHEAD])
+            add_to_cell(like, cell, top, total, lost, first and term == 0, places, law)
         return
     if plan[RUN_TOKENS] > 1:
         add_runs(like, p, plan[RUN_TOKENS], width * size, width, cell, 1, first, plan, law, places, work)
@@ -299,10 +347,8 @@ def merge_copies(like, plan, law, shared, cell):
     for copy in range(1, plan[COPIES]):
         other = cell + copy * plan[CELLS]
         top = np.float64(peek(like, tops + size * other))
-        total = peek(0.0, sums + 8 * other)
-        if lanes(like) == 8:
-            total += peek(0.0, rests + 8 * other)
-        add_to_cell(like, cell, top, total, False, places, law)
+        lost = peek(0.0, rests + 8 * other) if lanes(like) == 8 else 0.0
+        add_to_cell(like, cell, top, peek(0.0, sums + 8 * other), lost, False, places, law)
 
 
 @jit
@@ -354,18 +400,17 @@ def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
     cell = cells_of(plan, row, work)
     for _ in range(tokens):
         here = np.float64(peek(like, tops + size * cell))
-        value = peek(0.0, sums + 8 * cell)
+        factor = scalar.rescale(here, top, law)
+        value, lost = peek(0.0, sums + 8 * cell), 0.0
         if wide:
-            value += peek(0.0, rests + 8 * cell)
-        value *= scalar.rescale(here, top, law[0])
-        grown = whole + value
-        part = grown - whole
-        rest += (whole - (grown - part)) + (value - part)
-        whole = grown
+            value, lost = scalar.add_exactly(value, peek(0.0, rests + 8 * cell))
+        whole, rounded = scalar.add_exactly(whole, value * factor)
+        rest += lost * factor + rounded
         if not log:
-            poke(sums + 8 * cell, value)
+            poke(sums + 8 * cell, value * factor)
         cell = next_cell(plan, cell, work)
-    total = whole + rest
+    total = scalar.add_exactly(whole, rest)
+    inverse = 1.0 / total[0] if total[0] != 0.0 else 0.0
     cell = cells_of(plan, row, work)
     out += row * tokens * size
     for token in range(tokens):
@@ -374,11 +419,9 @@ def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
             here = np.float64(peek(like, tops + size * cell))
             if wide:
                 value += peek(0.0, rests + 8 * cell)
-            poke(out + token * size, finish_log(like, value, here, top, total, law))
-        elif total == 0.0:
-            poke(out + token * size, type_as(like, value * 0.0))
+            poke(out + token * size, finish_log(like, value, here, top, total[0], law))
         else:
-            poke(out + token * size, type_as(like, value / total))
+            poke(out + token * size, weigh_one(like, value, total, inverse, 1.0))
         cell = next_cell(plan, cell, work)
     if lse:
-        poke(lse + row * size, finish_lse(like, top, total, law, scale))
+        poke(lse + row * size, finish_lse(like, top, total[0], law, scale))

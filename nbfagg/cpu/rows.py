@@ -17,14 +17,16 @@ import math
 import numpy as np
 
 from nbfagg import scalar
-from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down
+from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down, weigh_one
 from nbfagg.cpu.gather import locate
 from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import tiny_rows
-from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke, type_as
+from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke
 from nbfagg.fields import (
     BLOCK_TOKENS,
     BLOCKS,
+    LOWS,
+    NOTE,
     PART_BLOCKS,
     PARTS,
     PIECE_TERMS,
@@ -45,9 +47,9 @@ DOUBT = 2.0**-60
 
 @jit
 def reduce_part(like, source, plan, law, row, part, notes, sums, out, buffer):
-    """Reduce the blocks of one part of a row; give the part's maximum and total.
+    """Reduce the blocks of one part of a row; give the part's maximum and total, with what that lost.
 
-    notes is the address of the row's (maximum, total) pairs, one a block. sums
+    notes is the address of the row's notes, one a block: the same three. sums
     is that of the row's token sums, float64; where they wait in the result,
     sums has room for one block and they are rounded to `out`.
     """
@@ -55,6 +57,7 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, out, buffer):
     tokens, terms = plan[TOKENS], plan[TERMS]
     block_tokens, pieces = plan[BLOCK_TOKENS], plan[PIECES]
     scratch = buffer + TILE
+    lows = scratch + LOWS
     part_maximum, whole, rest = -math.inf, 0.0, 0.0
     for block in range(part * plan[PART_BLOCKS], min((part + 1) * plan[PART_BLOCKS], plan[BLOCKS])):
         if pieces == 1:
@@ -64,33 +67,40 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, out, buffer):
             top, bottom = extremes(like, p, count * terms)
             p = move_origin(like, p, count * terms, top, law, buffer)
             ahead = block_tokens * terms * size
+            place = sums if plan[SUMS_IN_RESULT] else sums + 8 * token
+            total, lost = token_sums(like, p, count, terms, top, bottom, law, place, lows, scratch, ahead)
             if plan[SUMS_IN_RESULT]:
-                total = token_sums(like, p, count, terms, top, bottom, law, sums, scratch, ahead)
-                finish(like, sums, out + token * size, count, 1.0, 1.0, 1.0)
-            else:
-                total = token_sums(like, p, count, terms, top, bottom, law, sums + token * 8, scratch, ahead)
+                finish(like, sums, out + token * size, count, (1.0, 0.0), 1.0, 1.0)
         else:
             term = block % pieces * plan[PIECE_TERMS]
             count = min(plan[PIECE_TERMS], terms - term)
             p = locate(like, source, plan, row, block // pieces, 1, term, count, buffer)
             top, bottom = extremes(like, p, count)
             p = move_origin(like, p, count, top, law, buffer)
-            total = run_sum(like, p, count, top, bottom, law, plan[PIECE_TERMS] * size)
-        poke(notes + 16 * block, top)
-        poke(notes + 16 * block + 8, total)
-        part_maximum, whole, rest = scalar.merge(part_maximum, whole, rest, top, total, law[0])
-    return part_maximum, whole + rest
+            total, lost = run_sum(like, p, count, top, bottom, law, plan[PIECE_TERMS] * size)
+        write_note(notes + NOTE * block, top, total, lost)
+        part_maximum, whole, rest = scalar.merge(part_maximum, whole, rest, top, total, lost, law)
+    return part_maximum, whole, rest
+
+
+@jit
+def write_note(note, top, total, lost):
+    """Write a maximum and a total, with what that lost, to a note."""
+    poke(note, top)
+    poke(note + 8, total)
+    poke(note + 16, lost)
 
 
 @jit
 def merge_notes(notes, first, last, law):
-    """Merge the (maximum, total) pairs first ... last - 1 that lie at notes."""
+    """Merge notes first ... last - 1."""
     top, whole, rest = -math.inf, 0.0, 0.0
     for i in range(first, last):
+        note = notes + NOTE * i
         top, whole, rest = scalar.merge(
-            top, whole, rest, peek(0.0, notes + 16 * i), peek(0.0, notes + 16 * i + 8), law[0]
+            top, whole, rest, peek(0.0, note), peek(0.0, note + 8), peek(0.0, note + 16), law
         )
-    return top, whole + rest
+    return top, whole, rest
 
 
 @jit
@@ -101,7 +111,7 @@ def log_token(like, source, plan, law, row, token, total_sum, top, row_top, tota
         p = locate(like, source, plan, row, token, 1, 0, terms, buffer)
         top, bottom = extremes(like, p, terms)
         p = move_origin(like, p, terms, top, law, buffer)
-        total_sum = run_sum(like, p, terms, top, bottom, law, 0)
+        total_sum, _ = run_sum(like, p, terms, top, bottom, law, 0)
     return finish_log(like, total_sum, top, row_top, total, law)
 
 
@@ -111,35 +121,35 @@ def finish_part(like, source, plan, law, log, row, part, notes, sums, out, row_t
     size = BYTES // lanes(like)
     tokens, pieces = plan[TOKENS], plan[PIECES]
     block_tokens = plan[BLOCK_TOKENS]
-    inverse = 1.0 / total if total != 0.0 else 0.0
+    whole, _ = total
+    inverse = 1.0 / whole if whole != 0.0 else 0.0
     first = part * plan[PART_BLOCKS]
     last = min(first + plan[PART_BLOCKS], plan[BLOCKS])
     if pieces > 1:
         # A token belongs to the part that holds its last piece.
         for token in range(first // pieces, last // pieces):
-            top, token_sum = merge_notes(notes, token * pieces, (token + 1) * pieces, law)
+            top, token_sum, lost = merge_notes(notes, token * pieces, (token + 1) * pieces, law)
+            token_sum += lost
             if log:
-                value = finish_log(like, token_sum, top, row_top, total, law)
+                value = finish_log(like, token_sum, top, row_top, whole, law)
             else:
-                value = type_as(like, token_sum / total * scalar.rescale(top, row_top, law[0]))
-                if total == 0.0:
-                    value = type_as(like, 0.0)
+                value = weigh_one(like, token_sum, total, inverse, scalar.rescale(top, row_top, law))
             poke(out + token * size, value)
         return
     for block in range(first, last):
         token = block * block_tokens
         count = min(block_tokens, tokens - token)
-        top = peek(0.0, notes + 16 * block)
+        top = peek(0.0, notes + NOTE * block)
         if log:
             for i in range(token, token + count):
                 if plan[SUMS_IN_RESULT]:
                     token_sum = np.float64(peek(like, out + i * size))
                 else:
                     token_sum = peek(0.0, sums + i * 8)
-                value = log_token(like, source, plan, law, row, i, token_sum, top, row_top, total, buffer)
+                value = log_token(like, source, plan, law, row, i, token_sum, top, row_top, whole, buffer)
                 poke(out + i * size, value)
         else:
-            factor = scalar.rescale(top, row_top, law[0])
+            factor = scalar.rescale(top, row_top, law)
             if plan[SUMS_IN_RESULT]:
                 finish_in_place(like, out + token * size, count, total, inverse, factor)
             else:
@@ -155,7 +165,7 @@ def row_result(like, plan, base, row):
 @jit
 def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
     """Reduce and finish one task's rows, one after the other; sums and notes stay in this thread's cache."""
-    sums = work + 16 * plan[BLOCKS]
+    sums = work + NOTE * plan[BLOCKS]
     room = plan[BLOCK_TOKENS] if plan[SUMS_IN_RESULT] else plan[TOKENS]
     buffer = sums + 8 * (room + lanes(like))
     row = task * plan[ROWS_A_TASK]
@@ -169,13 +179,15 @@ def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
         result = row_result(like, plan, out, row)
         top, whole, rest = -math.inf, 0.0, 0.0
         for part in range(plan[PARTS]):
-            part_top, part_total = reduce_part(like, source, plan, law, row, part, work, sums, result, buffer)
-            top, whole, rest = scalar.merge(top, whole, rest, part_top, part_total, law[0])
-        total = whole + rest
+            part_top, part_whole, part_rest = reduce_part(
+                like, source, plan, law, row, part, work, sums, result, buffer
+            )
+            top, whole, rest = scalar.merge(top, whole, rest, part_top, part_whole, part_rest, law)
+        total = scalar.add_exactly(whole, rest)
         for part in range(plan[PARTS]):
             finish_part(like, source, plan, law, log, row, part, work, sums, result, top, total, buffer)
         if lse:
-            poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total, law, scale))
+            poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total[0], law, scale))
         row += 1
 
 
@@ -184,11 +196,10 @@ def reduce_task(like, source, plan, law, out, shared, thread, task):
     """Reduce one part of one row into the workspace that all threads share."""
     row, part = task // plan[PARTS], task % plan[PARTS]
     part_notes, notes, sums, buffer = shared_places(like, plan, shared, thread, row)
-    top, total = reduce_part(
+    top, whole, rest = reduce_part(
         like, source, plan, law, row, part, notes, sums, row_result(like, plan, out, row), buffer
     )
-    poke(part_notes + 16 * part, top)
-    poke(part_notes + 16 * part + 8, total)
+    write_note(part_notes + NOTE * part, top, whole, rest)
 
 
 @jit
@@ -196,20 +207,21 @@ def finish_task(like, source, plan, law, scale, log, out, lse, shared, thread, t
     """Finish one part of one row, once all of its parts are reduced."""
     row, part = task // plan[PARTS], task % plan[PARTS]
     part_notes, notes, sums, buffer = shared_places(like, plan, shared, thread, row)
-    top, total = merge_notes(part_notes, 0, plan[PARTS], law)
+    top, whole, rest = merge_notes(part_notes, 0, plan[PARTS], law)
+    total = scalar.add_exactly(whole, rest)
     result = row_result(like, plan, out, row)
     finish_part(like, source, plan, law, log, row, part, notes, sums, result, top, total, buffer)
     if lse and part == 0:
-        poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total, law, scale))
+        poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total[0], law, scale))
 
 
 @jit
 def shared_places(like, plan, shared, thread, row):
     """Give the addresses of a row's part notes, block notes and sums, and of the thread's buffer."""
-    blocks = shared + 16 * plan[PARTS] * plan[ROWS]
-    sums = blocks + 16 * plan[BLOCKS] * plan[ROWS]
-    notes = blocks + 16 * plan[BLOCKS] * row
-    part_notes = shared + 16 * plan[PARTS] * row
+    blocks = shared + NOTE * plan[PARTS] * plan[ROWS]
+    sums = blocks + NOTE * plan[BLOCKS] * plan[ROWS]
+    notes = blocks + NOTE * plan[BLOCKS] * row
+    part_notes = shared + NOTE * plan[PARTS] * row
     if plan[SUMS_IN_RESULT]:
         return part_notes, notes, thread, thread + 8 * (plan[BLOCK_TOKENS] + lanes(like))
     return part_notes, notes, sums + 8 * (plan[TOKENS] + lanes(like)) * row, thread

@@ -11,7 +11,7 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import exp_near, exp_parts, exp_wide, point_of, wide_point
-from nbfagg.cpu.sums import meet
+from nbfagg.cpu.sums import lost_by_meet, meet
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
@@ -63,6 +63,23 @@ def _are_close(like, terms, top, bottom, law):
     return lambda like, terms, top, bottom, law: (top - bottom) * law[0] <= NEAR
 
 
+def store_met(s, small, sums, lows):
+    """Write s + small to sums, and what that lost to lows; float32 sums lose nothing and have no lows."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(store_met)
+def _store_met(s, small, sums, lows):
+    if s == F32:
+        return lambda s, small, sums, lows: store(sums, meet(s, small))
+
+    def double(s, small, sums, lows):
+        store(sums, meet(s, small))
+        store(lows, lost_by_meet(s, small))
+
+    return double
+
+
 def exp_here(x, low, rate_high, rate_low, magic):
     """Give s and q; float32 logits are close to one another here, float64 ones need not be."""
     raise NotImplementedError("for compiled code")
@@ -76,19 +93,20 @@ def _exp_here(x, low, rate_high, rate_low, magic):
 
 
 @jit
-def single_parts(like, p, count, point, sums, ahead):
-    """Write `count` exponentials to sums as float64."""
+def single_parts(like, p, count, point, sums, lows, ahead):
+    """Write `count` exponentials to sums as float64, and what that lost of float64 to lows."""
     width = lanes(like)
     for _ in range(count // width):
         prefetch(p + ahead)
         s, q = exp_here(load(like, p), *point)
-        store(sums, meet(s, mul(s, q)))
+        store_met(s, mul(s, q), sums, lows)
         p += BYTES
         sums += 8 * width
+        lows += 8 * width
     rest = count % width
     if rest:
         s, q = exp_parts(load_first(like, p, rest, type_as(like, -np.inf)), *point)
-        store(sums, meet(s, mul(s, q)))
+        store_met(s, mul(s, q), sums, lows)
 
 
 @jit
@@ -132,13 +150,17 @@ def _grouper(width):
     """Make the loop that sums groups of `width` neighbours, as many at a time as there are lanes."""
 
     @jit_as(f"sum_groups_of_{width}")
-    def sum_groups_of(unit, address, gap, groups, sums):
+    def sum_groups_of(unit, address, gap, groups, sums, lows):
         count = lanes(unit)
         for _ in range(0, groups, count):
             value = sum_groups(unit, address, width)
             # Apart, the powers of two add exactly and the rest is small.
             other = sum_groups(unit, address + gap, width) if gap else splat(unit, type_as(unit, 0.0))
-            store(sums, meet(value, other))
+            if gap:
+                store_met(value, other, sums, lows)
+                lows += 8 * count
+            else:
+                store(sums, meet(value, other))
             address += width * BYTES
             sums += 8 * count
 
@@ -204,9 +226,10 @@ def sum_crosswise(unit, address, terms, work):
 
 
 @jit
-def sum_neighbours(unit, address, gap, groups, terms, sums, work):
+def sum_neighbours(unit, address, gap, groups, terms, sums, lows, work):
     """Write the float64 sums of groups of `terms` neighbours at address, and beyond a gap if there is one.
 
+    With a gap, what float64 sums lose where the two meet goes to lows.
     `unit` is a scalar of their type. As many groups as there are lanes go
     together, so there must be room for a multiple of that.
     """
@@ -221,21 +244,21 @@ def sum_neighbours(unit, address, gap, groups, terms, sums, work):
                     shrink_by(unit, address + gap, groups * terms, width)
                 break
     if terms == 1:
-        _group1(unit, address, gap, groups, sums)
+        _group1(unit, address, gap, groups, sums, lows)
     elif terms == 2:
-        _group2(unit, address, gap, groups, sums)
+        _group2(unit, address, gap, groups, sums, lows)
     elif terms == 3:
-        _group3(unit, address, gap, groups, sums)
+        _group3(unit, address, gap, groups, sums, lows)
     elif terms == 4:
-        _group4(unit, address, gap, groups, sums)
+        _group4(unit, address, gap, groups, sums, lows)
     elif terms == 5:
-        _group5(unit, address, gap, groups, sums)
+        _group5(unit, address, gap, groups, sums, lows)
     elif terms == 6:
-        _group6(unit, address, gap, groups, sums)
+        _group6(unit, address, gap, groups, sums, lows)
     elif terms == 7:
-        _group7(unit, address, gap, groups, sums)
+        _group7(unit, address, gap, groups, sums, lows)
     elif terms == 8:
-        _group8(unit, address, gap, groups, sums)
+        _group8(unit, address, gap, groups, sums, lows)
     else:
         count = lanes(unit)
         for _ in range(0, groups, count):
@@ -243,7 +266,11 @@ def sum_neighbours(unit, address, gap, groups, terms, sums, work):
             other = splat(unit, type_as(unit, 0.0))
             if gap:
                 other = sum_crosswise(unit, address + gap, terms, work)
-            store(sums, meet(value, other))
+            if gap:
+                store_met(value, other, sums, lows)
+                lows += 8 * count
+            else:
+                store(sums, meet(value, other))
             address += terms * BYTES
             sums += 8 * count
 
@@ -259,11 +286,11 @@ def fill_up(end, stop, gap):
 
 
 @jit
-def short_parts(like, p, tokens, terms, top, law, sums, scratch, ahead):
+def short_parts(like, p, tokens, terms, top, law, sums, lows, scratch, ahead):
     """Sum the exponentials of each of `tokens` groups of `terms` neighbours, in their own type."""
     point = point_of(like, top, law)
     if terms == 1:
-        single_parts(like, p, tokens, point, sums, ahead)
+        single_parts(like, p, tokens, point, sums, lows, ahead)
         return
     gap = AREA + BYTES
     count = lanes(like)
@@ -274,15 +301,16 @@ def short_parts(like, p, tokens, terms, top, law, sums, scratch, ahead):
         groups = (here + count - 1) // count * count
         end = spread_parts(like, p, here * terms, point, scratch, gap, ahead)
         fill_up(end, scratch + groups * terms * size, gap)
-        sum_neighbours(like, scratch, gap, groups, terms, sums, scratch + 2 * gap)
+        sum_neighbours(like, scratch, gap, groups, terms, sums, lows, scratch + 2 * gap)
         p += here * terms * size
         sums += 8 * here
+        lows += 8 * here
 
 
 @jit
 def short_wide(p, tokens, terms, top, law, sums, scratch, ahead):
     """Sum the exponentials of each of `tokens` groups of `terms` float32 neighbours, in float64."""
-    point = wide_point(scalar.shift(top, law[0]), law[0], law[1])
+    point = wide_point(scalar.shift(top, law), law[0], law[1])
     if terms == 1:
         spread_wide(p, tokens, point, sums, ahead)
         return
@@ -293,32 +321,32 @@ def short_wide(p, tokens, terms, top, law, sums, scratch, ahead):
         groups = (here + 7) // 8 * 8
         end = spread_wide(p, here * terms, point, scratch, ahead)
         fill_up(end, scratch + groups * terms * 8, AREA + BYTES)
-        sum_neighbours(0.0, scratch, 0, groups, terms, sums, work)
+        sum_neighbours(0.0, scratch, 0, groups, terms, sums, 0, work)
         p += here * terms * 4
         sums += 8 * here
 
 
-def short_sums(like, p, tokens, terms, top, bottom, law, sums, scratch, ahead):
+def short_sums(like, p, tokens, terms, top, bottom, law, sums, lows, scratch, ahead):
     """Sum the exponentials of each of `tokens` groups of `terms` <= SHORT neighbours.
 
-    sums has room for a whole vector after the last token.
+    What float64 sums lost goes to lows. Both have room for a whole vector after the last token.
     """
     raise NotImplementedError("for compiled code")
 
 
 @overload(short_sums)
-def _short_sums(like, p, tokens, terms, top, bottom, law, sums, scratch, ahead):
+def _short_sums(like, p, tokens, terms, top, bottom, law, sums, lows, scratch, ahead):
     if like == types.float32:
 
-        def single(like, p, tokens, terms, top, bottom, law, sums, scratch, ahead):
+        def single(like, p, tokens, terms, top, bottom, law, sums, lows, scratch, ahead):
             if are_close(like, terms, top, bottom, law):
-                short_parts(like, p, tokens, terms, top, law, sums, scratch, ahead)
+                short_parts(like, p, tokens, terms, top, law, sums, lows, scratch, ahead)
             else:
                 short_wide(p, tokens, terms, top, law, sums, scratch, ahead)
 
         return single
 
-    def double(like, p, tokens, terms, top, bottom, law, sums, scratch, ahead):
-        short_parts(like, p, tokens, terms, top, law, sums, scratch, ahead)
+    def double(like, p, tokens, terms, top, bottom, law, sums, lows, scratch, ahead):
+        short_parts(like, p, tokens, terms, top, law, sums, lows, scratch, ahead)
 
     return double

@@ -4,7 +4,20 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nbfagg.cpu.vector import BYTES, F32, add, jit, load, load_first, splat, sub, total, total_exactly, widen
+from nbfagg.cpu.vector import (
+    BYTES,
+    F32,
+    add,
+    jit,
+    load,
+    load_first,
+    splat,
+    sub,
+    total,
+    total_exactly,
+    total_lost,
+    widen,
+)
 
 
 def nothing(like):
@@ -26,18 +39,6 @@ def add_exactly(pair, x):
     whole = add(high, x)
     part = sub(whole, high)
     return whole, add(low, add(sub(high, sub(whole, part)), sub(x, part)))
-
-
-def wide_of(like, x):
-    """Give the float64 vector x as a wide sum of the type of `like`."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(wide_of)
-def _wide_of(like, x):
-    if like == types.float32:
-        return lambda like, x: x
-    return lambda like, x: (x, splat(x, 0.0))
 
 
 def include(wide, x):
@@ -65,15 +66,15 @@ def _include_two(wide, x, y):
 
 
 def collapse(wide):
-    """Give the sum of a wide sum's lanes."""
+    """Give the sum of a wide sum's lanes, and what that lost."""
     raise NotImplementedError("for compiled code")
 
 
 @overload(collapse)
 def _collapse(wide):
     if isinstance(wide, types.BaseTuple):
-        return lambda wide: total_exactly(wide[0], wide[1])
-    return lambda wide: total(wide)
+        return lambda wide: (total_exactly(wide[0], wide[1]), total_lost(wide[0], wide[1]))
+    return lambda wide: (total(wide), 0.0)
 
 
 def meet(s, sq):
@@ -88,16 +89,28 @@ def _meet(s, sq):
     return lambda s, sq: add(s, sq)
 
 
-def sum_of(like, sums, count):
-    """Give the total of `count` float64 sums; of float64 logits, with what each addition loses."""
+def lost_by_meet(s, sq):
+    """Give what `meet` loses as float64 lanes: nothing of float32; |sq| is below s."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(lost_by_meet)
+def _lost_by_meet(s, sq):
+    if s == F32:
+        return lambda s, sq: widen(splat(s, np.float32(0.0)))
+    return lambda s, sq: sub(sq, sub(add(s, sq), s))
+
+
+def sum_of(like, sums, lows, count):
+    """Give the total of `count` float64 sums, with what sums of float64 logits lost; and what it lost."""
     raise NotImplementedError("for compiled code")
 
 
 @overload(sum_of)
-def _sum_of(like, sums, count):
+def _sum_of(like, sums, lows, count):
     if like == types.float32:
 
-        def single(like, sums, count):
+        def single(like, sums, lows, count):
             value = splat(0.0, 0.0)
             v1 = value
             v2 = value
@@ -114,34 +127,37 @@ def _sum_of(like, sums, count):
                 sums += BYTES
             if count % 8:
                 value = add(value, load_first(0.0, sums, count % 8, 0.0))
-            return total(value)
+            return total(value), 0.0
 
         return single
 
-    def double(like, sums, count):
+    def double(like, sums, lows, count):
         wide = (splat(0.0, 0.0), splat(0.0, 0.0))
         for _ in range(count // 8):
-            wide = add_exactly(wide, load(0.0, sums))
+            high, low = add_exactly(wide, load(0.0, sums))
+            wide = high, add(low, load(0.0, lows))
             sums += BYTES
+            lows += BYTES
         if count % 8:
-            wide = add_exactly(wide, load_first(0.0, sums, count % 8, 0.0))
+            high, low = add_exactly(wide, load_first(0.0, sums, count % 8, 0.0))
+            wide = high, add(low, load_first(0.0, lows, count % 8, 0.0))
         return collapse(wide)
 
     return double
 
 
-def sum_few(like, sums, count):
+def sum_few(like, sums, lows, count):
     """Give what `sum_of` gives, for at most 16 sums."""
     raise NotImplementedError("for compiled code")
 
 
 @overload(sum_few)
-def _sum_few(like, sums, count):
+def _sum_few(like, sums, lows, count):
     if like == types.float32:
 
-        def single(like, sums, count):
+        def single(like, sums, lows, count):
             first = load_first(0.0, sums, count, 0.0)
-            return total(add(first, load_first(0.0, sums + BYTES, count - 8, 0.0)))
+            return total(add(first, load_first(0.0, sums + BYTES, count - 8, 0.0))), 0.0
 
         return single
-    return lambda like, sums, count: sum_of(like, sums, count)
+    return lambda like, sums, lows, count: sum_of(like, sums, lows, count)

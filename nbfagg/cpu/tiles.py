@@ -85,7 +85,7 @@ def extremes(like, p, count):
 @jit
 def move_origin(like, p, count, top, law, buffer):
     """Give where `count` numbers less their origin lie: at p, or in the buffer if that is not 0."""
-    origin = scalar.origin(top, law[0])
+    origin = scalar.origin(top, law)
     if origin == 0.0:
         return p
     size = BYTES // lanes(like)
@@ -174,7 +174,7 @@ def double_sum(like, p, count, top, law, ahead):
 @jit
 def wide_sum(p, count, top, law, ahead):
     """Sum the exponentials of `count` float32 numbers in float64."""
-    point = wide_point(scalar.shift(top, law[0]), law[0], law[1])
+    point = wide_point(scalar.shift(top, law), law[0], law[1])
     one = splat(0.0, 0.0)
     other = one
     for _ in range(count // 16):
@@ -192,11 +192,11 @@ def wide_sum(p, count, top, law, ahead):
     if rest % 8:
         s, e = exp_wide(load_first_doubled(p, rest % 8), *point)
         other = fma(s, e, other)
-    return total(add(one, other))
+    return total(add(one, other)), 0.0
 
 
 def run_sum(like, p, count, top, bottom, law, ahead):
-    """Sum the exponentials of `count` numbers at p, which lie between bottom and top."""
+    """Give the sum of the exponentials of `count` numbers between bottom and top, and what it lost."""
     raise NotImplementedError("for compiled code")
 
 
@@ -214,7 +214,7 @@ def _run_sum(like, p, count, top, bottom, law, ahead):
 
 
 def are_alike(like, terms, top, bottom, law):
-    """Say whether `terms` numbers between bottom and top are summed in their own type, at any common point."""
+    """Say whether `terms` numbers are summed in their own type, at any point they share."""
     raise NotImplementedError("for compiled code")
 
 
@@ -232,13 +232,19 @@ def _are_alike(like, terms, top, bottom, law):
 
 
 @jit
-def token_sums(like, p, tokens, terms, top, bottom, law, sums, scratch, ahead):
-    """Write the sums of the exponentials of `tokens` groups of `terms` neighbours; give their total."""
+def token_sums(like, p, tokens, terms, top, bottom, law, sums, lows, scratch, ahead):
+    """Write the sums of the exponentials of `tokens` groups of `terms` neighbours; give their total.
+
+    What sums of float64 lost is written to lows; the total comes with what it lost.
+    """
     if terms <= SHORT:
-        short_sums(like, p, tokens, terms, top, bottom, law, sums, scratch, ahead)
+        short_sums(like, p, tokens, terms, top, bottom, law, sums, lows, scratch, ahead)
     else:
         step = terms * (BYTES // lanes(like))
         for i in range(tokens):
-            poke(sums + 8 * i, run_sum(like, p, terms, top, bottom, law, ahead))
+            value, lost = run_sum(like, p, terms, top, bottom, law, ahead)
+            poke(sums + 8 * i, value)
+            if lanes(like) == 8:
+                poke(lows + 8 * i, lost)
             p += step
-    return sum_of(like, sums, tokens)
+    return sum_of(like, sums, lows, tokens)

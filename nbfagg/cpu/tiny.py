@@ -18,7 +18,7 @@ from nbfagg.cpu.short import are_close, fill_up, short_parts, short_sums, spread
 from nbfagg.cpu.sums import sum_few, sum_of
 from nbfagg.cpu.tiles import extremes
 from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke
-from nbfagg.fields import AREA, ROWS_AXES, ROWS_BATCH, TERMS, TILE_ROWS_MOST, TOKENS
+from nbfagg.fields import AREA, LOWS, ROWS_AXES, ROWS_BATCH, TERMS, TILE_ROWS_MOST, TOKENS
 
 # Bytes from what is computed to what is prefetched: a few tiles of rows.
 AHEAD = 8 * 1024
@@ -37,7 +37,7 @@ def side_by_side(plan, size):
 
 
 @jit
-def sums_apart(like, source, plan, law, first, last, sums, tops, scratch):
+def sums_apart(like, source, plan, law, first, last, sums, lows, tops, scratch):
     """Write the sums of rows that each have a reference point of their own; give how many were done.
 
     A row far from zero is not done, and neither are those after it: the
@@ -49,7 +49,7 @@ def sums_apart(like, source, plan, law, first, last, sums, tops, scratch):
     close = 0
     for row in range(first, last):
         top, bottom = extremes(like, row_at(source, plan, row), length)
-        if scalar.origin(top, law[0]) != 0.0:
+        if scalar.origin(top, law) != 0.0:
             last = row
             break
         poke(tops + 8 * (row - first), top)
@@ -61,34 +61,44 @@ def sums_apart(like, source, plan, law, first, last, sums, tops, scratch):
             bottom = peek(0.0, bottoms + 8 * (row - first))
             place = sums + 8 * tokens * (row - first)
             short_sums(
-                like, row_at(source, plan, row), tokens, terms, top, bottom, law, place, scratch, AHEAD
+                like,
+                row_at(source, plan, row),
+                tokens,
+                terms,
+                top,
+                bottom,
+                law,
+                place,
+                lows + 8 * tokens * (row - first),
+                scratch,
+                AHEAD,
             )
         return last - first
     end = scratch
     for row in range(first, last):
         top = peek(0.0, tops + 8 * (row - first))
-        point = wide_point(scalar.shift(top, law[0]), law[0], law[1])
+        point = wide_point(scalar.shift(top, law), law[0], law[1])
         end = spread_wide(row_at(source, plan, row), length, point, end, AHEAD)
     groups = ((last - first) * tokens + 7) // 8 * 8
     fill_up(end, scratch + groups * terms * 8, AREA + BYTES)
-    sum_neighbours(0.0, scratch, 0, groups, terms, sums, scratch + 2 * (AREA + BYTES))
+    sum_neighbours(0.0, scratch, 0, groups, terms, sums, 0, scratch + 2 * (AREA + BYTES))
     return last - first
 
 
 @jit
-def tile_sums(like, source, plan, law, first, last, sums, tops, scratch):
+def tile_sums(like, source, plan, law, first, last, sums, lows, tops, scratch):
     """Write the sums of rows first ... last - 1, and each row's maximum; give how many were done."""
     tokens, terms = plan[TOKENS], plan[TERMS]
     count = (last - first) * tokens
     if side_by_side(plan, BYTES // lanes(like)):
         p = row_at(source, plan, first)
         top, bottom = extremes(like, p, count * terms)
-        if are_close(like, terms, top, bottom, law) and scalar.origin(top, law[0]) == 0.0:
-            short_parts(like, p, count, terms, top, law, sums, scratch, AHEAD)
+        if are_close(like, terms, top, bottom, law) and scalar.origin(top, law) == 0.0:
+            short_parts(like, p, count, terms, top, law, sums, lows, scratch, AHEAD)
             for i in range(last - first):
                 poke(tops + 8 * i, top)
             return last - first
-    return sums_apart(like, source, plan, law, first, last, sums, tops, scratch)
+    return sums_apart(like, source, plan, law, first, last, sums, lows, tops, scratch)
 
 
 @jit
@@ -98,21 +108,26 @@ def tiny_rows(like, source, plan, law, scale, out, lse, first, last, buffer, scr
     tokens = plan[TOKENS]
     sums = buffer
     tops = buffer + AREA + BYTES
-    last = first + tile_sums(like, source, plan, law, first, last, sums, tops, scratch)
+    lows = scratch + LOWS
+    last = first + tile_sums(like, source, plan, law, first, last, sums, lows, tops, scratch)
     whole = (tokens + lanes(like) - 1) // lanes(like) * lanes(like)
     for row in range(first, last):
         top = peek(0.0, tops + 8 * (row - first))
-        total = sum_of(like, sums, tokens) if tokens > 16 else sum_few(like, sums, tokens)
+        if tokens > 16:
+            total, rest = sum_of(like, sums, lows, tokens)
+        else:
+            total, rest = sum_few(like, sums, lows, tokens)
         if top == -math.inf:
             total *= 0.0
         inverse = 1.0 / total if total != 0.0 else 0.0
         place = out + row * tokens * size
         if (last - row) * tokens >= whole:
             # Beyond this row's tokens lie those of rows that are written next.
-            finish_over(like, sums, place, tokens, total, inverse)
+            finish_over(like, sums, place, tokens, (total, rest), inverse)
         else:
-            finish(like, sums, place, tokens, total, inverse, 1.0)
+            finish(like, sums, place, tokens, (total, rest), inverse, 1.0)
         if lse:
             poke(lse + row * size, finish_lse(like, top, total, law, scale))
         sums += 8 * tokens
+        lows += 8 * tokens
     return last - first

@@ -462,6 +462,12 @@ def largest(typingctx, x):
     return x.dtype(x), codegen
 
 
+@intrinsic
+def first_lane(typingctx, x):
+    """Give the first lane of x."""
+    return x.dtype(x), lambda context, builder, signature, args: builder.extract_element(args[0], _I32(0))
+
+
 def _halves(builder, value):
     count = value.type.count // 2
     undefined = ir.Constant(value.type, ir.Undefined)
@@ -487,16 +493,31 @@ def total_exactly(typingctx, high, low):
     """Sum the lanes of the unevaluated sum high + low, halves onto halves, with what each addition loses."""
 
     def codegen(context, builder, signature, args):
-        value, rest = args
-        while value.type.count > 1:
-            left, right = _halves(builder, value)
-            value = builder.fadd(left, right)
-            part = builder.fsub(value, left)
-            lost = builder.fadd(builder.fsub(left, builder.fsub(value, part)), builder.fsub(right, part))
-            rest = builder.fadd(builder.fadd(*_halves(builder, rest)), lost)
-        return builder.extract_element(builder.fadd(value, rest), _I32(0))
+        value, rest = _totals(builder, *args)
+        return builder.fadd(value, rest)
 
     return high.dtype(high, high), codegen
+
+
+@intrinsic
+def total_lost(typingctx, high, low):
+    """Give what `total_exactly` loses in its last addition."""
+
+    def codegen(context, builder, signature, args):
+        value, rest = _totals(builder, *args)
+        return builder.fsub(rest, builder.fsub(builder.fadd(value, rest), value))
+
+    return high.dtype(high, high), codegen
+
+
+def _totals(builder, value, rest):
+    while value.type.count > 1:
+        left, right = _halves(builder, value)
+        value = builder.fadd(left, right)
+        part = builder.fsub(value, left)
+        lost = builder.fadd(builder.fsub(left, builder.fsub(value, part)), builder.fsub(right, part))
+        rest = builder.fadd(builder.fadd(*_halves(builder, rest)), lost)
+    return [builder.extract_element(x, _I32(0)) for x in (value, rest)]
 
 
 def _fold(builder, left, right, low, high):
@@ -622,6 +643,17 @@ def lanes(like):
 def _lanes(like):
     count = 16 if like == types.float32 else 8
     return lambda like: count
+
+
+def lanes_of(vector):
+    """Give the number of lanes of a vector."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(lanes_of)
+def _lanes_of(vector):
+    count = vector.lanes
+    return lambda vector: count
 
 
 def type_as(like, value):
