@@ -102,16 +102,6 @@ KINDS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def short_of_the_promise(request):
-    """Mark what float64 does not reach yet: 3.5 ulp where few terms dominate, 56 at far scaled logits."""
-    given = getattr(getattr(request.node, "callspec", None), "params", {})
-    if given.get("dtype") is np.float64:
-        far = given.get("kind") is offset and given.get("scale") == 1e3
-        if given.get("kind") in (wide, tails, subnormal, uniform_110) or far:
-            request.applymarker(pytest.mark.xfail(strict=False, reason="float64: more than 3 ulp"))
-
-
 def logits(kind, shape, dtype, seed=0):
     random = np.random.default_rng([seed, *shape])
     return kind(random, shape, np.finfo(dtype)).astype(dtype)

@@ -11,11 +11,13 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import exp_near, exp_parts, exp_wide, point_of, wide_point
-from nbfagg.cpu.sums import lost_by_meet, meet
+from nbfagg.cpu.sums import add_exactly, lost_by_meet, meet
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
     add,
+    fma,
+    groups_lost,
     jit,
     jit_as,
     lanes,
@@ -25,6 +27,7 @@ from nbfagg.cpu.vector import (
     load_first_doubled,
     mul,
     prefetch,
+    rows_lost,
     splat,
     store,
     sum_groups,
@@ -146,6 +149,18 @@ def spread_wide(p, count, point, scratch, ahead):
     return scratch + 8 * rest
 
 
+def with_lost(small, unit, address, width):
+    """Add what sums of groups at `address` lose to the groups' small parts: float64 need not add exactly."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(with_lost, prefer_literal=True)
+def _with_lost(small, unit, address, width):
+    if small == F32:
+        return lambda small, unit, address, width: small
+    return lambda small, unit, address, width: add(small, groups_lost(unit, address, width))
+
+
 def _grouper(width):
     """Make the loop that sums groups of `width` neighbours, as many at a time as there are lanes."""
 
@@ -155,8 +170,9 @@ def _grouper(width):
         for _ in range(0, groups, count):
             value = sum_groups(unit, address, width)
             # Apart, the powers of two add exactly and the rest is small.
-            other = sum_groups(unit, address + gap, width) if gap else splat(unit, type_as(unit, 0.0))
+            other = splat(unit, type_as(unit, 0.0))
             if gap:
+                other = with_lost(sum_groups(unit, address + gap, width), unit, address, width)
                 store_met(value, other, sums, lows)
                 lows += 8 * count
             else:
@@ -172,13 +188,16 @@ _group5, _group6, _group7, _group8 = _grouper(5), _grouper(6), _grouper(7), _gro
 
 
 def _shrinker(width):
-    """Make the loop that replaces groups of `width` neighbours by their sums, in place."""
+    """Make the loop that replaces groups of `width` neighbours by their sums, and so beyond a gap."""
 
     @jit_as(f"shrink_{width}")
-    def shrink(unit, address, groups):
+    def shrink(unit, address, gap, groups):
         target = address
         for _ in range(0, groups, lanes(unit)):
             value = sum_groups(unit, address, width)
+            if gap:
+                small = with_lost(sum_groups(unit, address + gap, width), unit, address, width)
+                store(target + gap, small)
             store(target, value)
             address += width * BYTES
             target += BYTES
@@ -191,27 +210,27 @@ _shrink6, _shrink7, _shrink8 = _shrinker(6), _shrinker(7), _shrinker(8)
 
 
 @jit
-def shrink_by(unit, address, groups, width):
-    """Replace groups of `width` neighbours, 2 to 8, by their sums, in place."""
+def shrink_by(unit, address, gap, groups, width):
+    """Replace groups of `width` neighbours, 2 to 8, by their sums, in place, and so beyond a gap."""
     if width == 2:
-        _shrink2(unit, address, groups)
+        _shrink2(unit, address, gap, groups)
     elif width == 3:
-        _shrink3(unit, address, groups)
+        _shrink3(unit, address, gap, groups)
     elif width == 4:
-        _shrink4(unit, address, groups)
+        _shrink4(unit, address, gap, groups)
     elif width == 5:
-        _shrink5(unit, address, groups)
+        _shrink5(unit, address, gap, groups)
     elif width == 6:
-        _shrink6(unit, address, groups)
+        _shrink6(unit, address, gap, groups)
     elif width == 7:
-        _shrink7(unit, address, groups)
+        _shrink7(unit, address, gap, groups)
     else:
-        _shrink8(unit, address, groups)
+        _shrink8(unit, address, gap, groups)
 
 
 @jit
-def sum_crosswise(unit, address, terms, work):
-    """Give the sums of as many groups of `terms` neighbours as there are lanes, each folded to a vector."""
+def fold_crosswise(unit, address, terms, work):
+    """Add up each of as many groups of `terms` neighbours as there are lanes to a vector, at work."""
     count = lanes(unit)
     size = BYTES // count
     zero = type_as(unit, 0.0)
@@ -222,7 +241,31 @@ def sum_crosswise(unit, address, terms, work):
             value = add(value, load(unit, p))
         store(work + j * BYTES, value)
         address += terms * size
-    return sum_rows(unit, work)
+
+
+def small_crosswise(unit, address, terms, work):
+    """Give what `fold_crosswise` and `sum_rows` of it lose; nothing of float32."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(small_crosswise)
+def _small_crosswise(unit, address, terms, work):
+    if unit == types.float32:
+        return lambda unit, address, terms, work: splat(unit, np.float32(0.0))
+
+    def double(unit, address, terms, work):
+        lost = rows_lost(unit, work)
+        count = lanes(unit)
+        for j in range(count):
+            end = address + terms // count * BYTES
+            wide = load_first(unit, end, terms % count, 0.0), splat(unit, 0.0)
+            for p in range(address, end, BYTES):
+                wide = add_exactly(wide, load(unit, p))
+            store(work + j * BYTES, wide[1])
+            address += terms * 8
+        return add(lost, sum_rows(unit, work))
+
+    return double
 
 
 @jit
@@ -239,9 +282,7 @@ def sum_neighbours(unit, address, gap, groups, terms, sums, lows, work):
         for width in (4, 8, 6, 2, 7, 5, 3):
             if terms % width == 0 and terms // width <= 8:
                 terms //= width
-                shrink_by(unit, address, groups * terms, width)
-                if gap:
-                    shrink_by(unit, address + gap, groups * terms, width)
+                shrink_by(unit, address, gap, groups * terms, width)
                 break
     if terms == 1:
         _group1(unit, address, gap, groups, sums, lows)
@@ -262,15 +303,15 @@ def sum_neighbours(unit, address, gap, groups, terms, sums, lows, work):
     else:
         count = lanes(unit)
         for _ in range(0, groups, count):
-            value = sum_crosswise(unit, address, terms, work)
-            other = splat(unit, type_as(unit, 0.0))
+            fold_crosswise(unit, address, terms, work)
+            value = sum_rows(unit, work)
             if gap:
-                other = sum_crosswise(unit, address + gap, terms, work)
-            if gap:
-                store_met(value, other, sums, lows)
+                small = small_crosswise(unit, address, terms, work)
+                fold_crosswise(unit, address + gap, terms, work)
+                store_met(value, add(small, sum_rows(unit, work)), sums, lows)
                 lows += 8 * count
             else:
-                store(sums, meet(value, other))
+                store(sums, meet(value, splat(unit, type_as(unit, 0.0))))
             address += terms * BYTES
             sums += 8 * count
 
@@ -286,11 +327,48 @@ def fill_up(end, stop, gap):
 
 
 @jit
+def fold_parts(like, p, tokens, terms, point, sums, lows, work, ahead):
+    """Sum the exponentials of each of `tokens` groups of `terms` neighbours that fill whole vectors.
+
+    A group is added up lane by lane, and as many as there are lanes are then
+    summed crosswise: a third of what sums cost where exponentials are spread
+    out. Not for float64, whose powers of two need not add exactly.
+    """
+    count = lanes(like)
+    smalls = work + count * BYTES
+    zero = splat(like, type_as(like, 0.0))
+    for token in range(0, tokens, count):
+        here = min(count, tokens - token)
+        for i in range(here):
+            prefetch(p + ahead)
+            total, q = exp_here(load(like, p), *point)
+            small = mul(total, q)
+            p += BYTES
+            for _ in range(terms // count - 1):
+                prefetch(p + ahead)
+                s, q = exp_here(load(like, p), *point)
+                total = add(total, s)
+                small = fma(s, q, small)
+                p += BYTES
+            store(work + i * BYTES, total)
+            store(smalls + i * BYTES, small)
+        for i in range(here, count):
+            store(work + i * BYTES, zero)
+            store(smalls + i * BYTES, zero)
+        store_met(sum_rows(like, work), sum_rows(like, smalls), sums, lows)
+        sums += 8 * count
+        lows += 8 * count
+
+
+@jit
 def short_parts(like, p, tokens, terms, top, law, sums, lows, scratch, ahead):
     """Sum the exponentials of each of `tokens` groups of `terms` neighbours, in their own type."""
     point = point_of(like, top, law)
     if terms == 1:
         single_parts(like, p, tokens, point, sums, lows, ahead)
+        return
+    if lanes(like) == 16 and terms % 16 == 0:
+        fold_parts(like, p, tokens, terms, point, sums, lows, scratch, ahead)
         return
     gap = AREA + BYTES
     count = lanes(like)

@@ -512,16 +512,26 @@ def total_lost(typingctx, high, low):
 
 def _totals(builder, value, rest):
     while value.type.count > 1:
-        left, right = _halves(builder, value)
-        value = builder.fadd(left, right)
-        part = builder.fsub(value, left)
-        lost = builder.fadd(builder.fsub(left, builder.fsub(value, part)), builder.fsub(right, part))
-        rest = builder.fadd(builder.fadd(*_halves(builder, rest)), lost)
+        rest = builder.fadd(*_halves(builder, rest))
+        value, rest = _add_exactly(builder, *_halves(builder, value), rest)
     return [builder.extract_element(x, _I32(0)) for x in (value, rest)]
 
 
 def _fold(builder, left, right, low, high):
-    return builder.fadd(_pick(builder, left, right, low), _pick(builder, left, right, high))
+    """Add lanes `low` of two vectors to lanes `high`; a vector comes with what it has lost, or None."""
+    x, y = (_pick(builder, left[0], right[0], lanes) for lanes in (low, high))
+    if left[1] is None:
+        return builder.fadd(x, y), None
+    lost = builder.fadd(*(_pick(builder, left[1], right[1], lanes) for lanes in (low, high)))
+    return _add_exactly(builder, x, y, lost)
+
+
+def _add_exactly(builder, x, y, lost):
+    """Give x + y, and `lost` with what this addition loses (Knuth's two-sum)."""
+    whole = builder.fadd(x, y)
+    part = builder.fsub(whole, x)
+    rounded = builder.fadd(builder.fsub(x, builder.fsub(whole, part)), builder.fsub(y, part))
+    return whole, builder.fadd(lost, rounded)
 
 
 def _pick(builder, left, right, lanes):
@@ -558,6 +568,57 @@ def _halve(builder, left, right, places, step):
     return _fold(builder, left, right, low, high), [through[i] for i in low]
 
 
+def _load_vectors(builder, vt, address, count, exactly):
+    """Load `count` vectors one after the other, as pairs for `_fold`."""
+    vectors = []
+    for j in range(count):
+        value = builder.load(_pointer(builder, builder.add(address, _I64(BYTES * j)), vt))
+        value.align = 4 if vt.element == _F32 else 8
+        vectors.append((value, _fill(vt, 0.0) if exactly else None))
+    return vectors
+
+
+def _groups(builder, vectors):
+    """Sum groups of as many neighbours as there are vectors."""
+    lanes = vectors[0][0].type.count
+    places = [list(range(j * lanes, (j + 1) * lanes)) for j in range(len(vectors))]
+    step = 1
+    while len(vectors) % 2 == 0:
+        pairs = [
+            _halve(builder, *vectors[j : j + 2], places[j : j + 2], step) for j in range(0, len(vectors), 2)
+        ]
+        step *= 2
+        vectors, places = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    terms = len(vectors)
+    # Where the lanes lie that hold number 0, 1, 2, ... of what is left.
+    order = sorted((start, v, lane) for v in range(terms) for lane, start in enumerate(places[v]))
+    result = None
+    for term in range(terms):
+        wanted = [order[j * terms + term][1:] for j in range(lanes)]
+        value, lost = (_collect(builder, part, wanted) for part in zip(*vectors, strict=True))
+        if result is None:
+            result = value, lost
+        elif lost is None:
+            result = builder.fadd(result[0], value), None
+        else:
+            result = _add_exactly(builder, result[0], value, builder.fadd(result[1], lost))
+    return result
+
+
+def _collect(builder, vectors, wanted):
+    """Make a vector whose lanes are the wanted (vector, lane)."""
+    if vectors[0] is None:
+        return None
+    gathered = None
+    for v, value in enumerate(vectors):
+        if gathered is None:
+            gathered = _pick(builder, value, value, [lane if w == v else 0 for w, lane in wanted])
+        else:
+            index = [len(wanted) + lane if w == v else j for j, (w, lane) in enumerate(wanted)]
+            gathered = _pick(builder, gathered, value, index)
+    return gathered
+
+
 @intrinsic(prefer_literal=True)
 def sum_groups(typingctx, like, address, width):
     """Sum groups of `width` neighbours: lane j gives x[j*width] + ... + x[j*width + width - 1].
@@ -570,38 +631,35 @@ def sum_groups(typingctx, like, address, width):
     vec = _vec_of(like)
 
     def codegen(context, builder, signature, args):
-        vt = _llvm(vec)
-        lanes = vt.count
-        values, places = [], []
-        for j in range(width.literal_value):
-            value = builder.load(_pointer(builder, builder.add(args[1], _I64(BYTES * j)), vt))
-            value.align = vt.element.get_abi_size(context.target_data)
-            values.append(value)
-            places.append(list(range(j * lanes, (j + 1) * lanes)))
-        step = 1
-        while len(values) % 2 == 0:
-            pairs = [
-                _halve(builder, *values[j : j + 2], places[j : j + 2], step) for j in range(0, len(values), 2)
-            ]
-            step *= 2
-            values, places = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        terms = len(values)
-        # Where the lanes lie that hold number 0, 1, 2, ... of what is left.
-        order = sorted((start, v, lane) for v in range(terms) for lane, start in enumerate(places[v]))
-        result = None
-        for term in range(terms):
-            wanted = [order[j * terms + term][1:] for j in range(lanes)]
-            gathered = None
-            for v, value in enumerate(values):
-                if gathered is None:
-                    gathered = _pick(builder, value, value, [lane if w == v else 0 for w, lane in wanted])
-                else:
-                    index = [lanes + lane if w == v else j for j, (w, lane) in enumerate(wanted)]
-                    gathered = _pick(builder, gathered, value, index)
-            result = gathered if result is None else builder.fadd(result, gathered)
-        return result
+        vectors = _load_vectors(builder, _llvm(vec), args[1], width.literal_value, False)
+        return _groups(builder, vectors)[0]
 
     return vec(like, types.intp, width), codegen
+
+
+@intrinsic(prefer_literal=True)
+def groups_lost(typingctx, like, address, width):
+    """Give what `sum_groups` loses; LLVM computes the sums only once."""
+    vec = _vec_of(like)
+
+    def codegen(context, builder, signature, args):
+        vectors = _load_vectors(builder, _llvm(vec), args[1], width.literal_value, True)
+        return _groups(builder, vectors)[1]
+
+    return vec(like, types.intp, width), codegen
+
+
+def _rows(builder, vectors):
+    """Sum each of as many vectors as there are lanes into a lane: each round halves them."""
+    lanes = block = len(vectors)
+    while len(vectors) > 1:
+        low, high = [], []
+        for start in range(0, 2 * lanes, block):
+            low += range(start, start + block // 2)
+            high += range(start + block // 2, start + block)
+        vectors = [_fold(builder, vectors[j], vectors[j + 1], low, high) for j in range(0, len(vectors), 2)]
+        block //= 2
+    return vectors[0]
 
 
 @intrinsic
@@ -610,23 +668,18 @@ def sum_rows(typingctx, like, address):
     vec = _vec_of(like)
 
     def codegen(context, builder, signature, args):
-        vt = _llvm(vec)
-        lanes = vt.count
-        values = []
-        for j in range(lanes):
-            value = builder.load(_pointer(builder, builder.add(args[1], _I64(BYTES * j)), vt))
-            value.align = vt.element.get_abi_size(context.target_data)
-            values.append(value)
-        # Each round halves what is left of every row and packs two results into one vector.
-        block = lanes
-        while len(values) > 1:
-            low, high = [], []
-            for start in range(0, 2 * lanes, block):
-                low += range(start, start + block // 2)
-                high += range(start + block // 2, start + block)
-            values = [_fold(builder, values[j], values[j + 1], low, high) for j in range(0, len(values), 2)]
-            block //= 2
-        return values[0]
+        return _rows(builder, _load_vectors(builder, _llvm(vec), args[1], vec.lanes, False))[0]
+
+    return vec(like, types.intp), codegen
+
+
+@intrinsic
+def rows_lost(typingctx, like, address):
+    """Give what `sum_rows` loses."""
+    vec = _vec_of(like)
+
+    def codegen(context, builder, signature, args):
+        return _rows(builder, _load_vectors(builder, _llvm(vec), args[1], vec.lanes, True))[1]
 
     return vec(like, types.intp), codegen
 
