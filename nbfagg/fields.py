@@ -74,8 +74,9 @@ TILE_ROWS_MOST = 256
 # crosswise, and, from LOWS on, what each of a tile's float64 sums lost.
 LOWS = 2 * (AREA + 64) + 16 * 64
 SCRATCH_BYTES = LOWS + TILE + 2 * 64
-# Bytes of a note on a block or a part of a row: its maximum, its total, what that lost.
-NOTE = 24
+# Bytes of a note on a block or a part of a row: its maximum, its total, what that
+# lost, its minimum.
+NOTE = 32
 
 # The heads by name, to print a plan.
 ROW_NAMES = (

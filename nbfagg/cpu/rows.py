@@ -19,7 +19,8 @@ import numpy as np
 from nbfagg import scalar
 from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down, weigh_one
 from nbfagg.cpu.gather import locate
-from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
+from nbfagg.cpu.single import finish_parts, sum_at, write_parts
+from nbfagg.cpu.tiles import NARROW, extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import tiny_rows
 from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke
 from nbfagg.fields import (
@@ -68,7 +69,10 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, out, buffer):
             p = move_origin(like, p, count * terms, top, law, buffer)
             ahead = block_tokens * terms * size
             place = sums if plan[SUMS_IN_RESULT] else sums + 8 * token
-            total, lost = token_sums(like, p, count, terms, top, bottom, law, place, lows, scratch, ahead)
+            if in_parts(like, plan, top, bottom, law):
+                total, lost = write_parts(like, p, count, top, law, place, ahead)
+            else:
+                total, lost = token_sums(like, p, count, terms, top, bottom, law, place, lows, scratch, ahead)
             if plan[SUMS_IN_RESULT]:
                 finish(like, sums, out + token * size, count, (1.0, 0.0), 1.0, 1.0)
         else:
@@ -78,17 +82,26 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, out, buffer):
             top, bottom = extremes(like, p, count)
             p = move_origin(like, p, count, top, law, buffer)
             total, lost = run_sum(like, p, count, top, bottom, law, plan[PIECE_TERMS] * size)
-        write_note(notes + NOTE * block, top, total, lost)
+        write_note(notes + NOTE * block, top, bottom, total, lost)
         part_maximum, whole, rest = scalar.merge(part_maximum, whole, rest, top, total, lost, law)
     return part_maximum, whole, rest
 
 
 @jit
-def write_note(note, top, total, lost):
-    """Write a maximum and a total, with what that lost, to a note."""
+def in_parts(like, plan, top, bottom, law):
+    """Say whether a block's sums lie there as the two parts of each."""
+    if lanes(like) == 8 or plan[TERMS] > 1 or plan[SUMS_IN_RESULT]:
+        return False
+    return scalar.origin(top, law) == 0.0 and (top - bottom) * law[0] <= NARROW
+
+
+@jit
+def write_note(note, top, bottom, total, lost):
+    """Write a maximum and a total, with what that lost, to a note; and a minimum."""
     poke(note, top)
     poke(note + 8, total)
     poke(note + 16, lost)
+    poke(note + 24, bottom)
 
 
 @jit
@@ -140,10 +153,13 @@ def finish_part(like, source, plan, law, log, row, part, notes, sums, out, row_t
         token = block * block_tokens
         count = min(block_tokens, tokens - token)
         top = peek(0.0, notes + NOTE * block)
+        parts = in_parts(like, plan, top, peek(0.0, notes + NOTE * block + 24), law)
         if log:
             for i in range(token, token + count):
                 if plan[SUMS_IN_RESULT]:
                     token_sum = np.float64(peek(like, out + i * size))
+                elif parts:
+                    token_sum = sum_at(sums + 8 * token, count, i - token)
                 else:
                     token_sum = peek(0.0, sums + i * 8)
                 value = log_token(like, source, plan, law, row, i, token_sum, top, row_top, whole, buffer)
@@ -152,6 +168,8 @@ def finish_part(like, source, plan, law, log, row, part, notes, sums, out, row_t
             factor = scalar.rescale(top, row_top, law)
             if plan[SUMS_IN_RESULT]:
                 finish_in_place(like, out + token * size, count, total, inverse, factor)
+            elif parts:
+                finish_parts(like, sums + 8 * token, out + token * size, count, whole, factor)
             else:
                 finish(like, sums + token * 8, out + token * size, count, total, inverse, factor)
 
@@ -199,7 +217,7 @@ def reduce_task(like, source, plan, law, out, shared, thread, task):
     top, whole, rest = reduce_part(
         like, source, plan, law, row, part, notes, sums, row_result(like, plan, out, row), buffer
     )
-    write_note(part_notes + NOTE * part, top, whole, rest)
+    write_note(part_notes + NOTE * part, top, top, whole, rest)
 
 
 @jit
