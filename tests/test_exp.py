@@ -49,7 +49,7 @@ def units_off(x, maximum, scale=1.0):
     """Give the errors, in units of half an ulp of 1, by 40 digits."""
     s, sq = parts(x, maximum, scale)
     # What the parts are relative to: 2**-shift, and LIFT more.
-    shift = math.ceil(maximum * float(MP.mpf(scale) / MP.ln(2)))
+    shift = 2 * math.ceil(maximum * float(MP.mpf(scale) / MP.ln(2)) / 2)
     down = MP.mpf(2) ** (shift - int(LIFT[x.dtype.type]))
     factor = MP.mpf(scale)
     ratio = [
@@ -92,7 +92,7 @@ def test_every_exponent_of_float32(sign, scale):
     s, sq = parts(x, maximum, scale)
     # The rounding of x * scale in longdouble is a thousandth of a unit.
     exact = np.exp(x.astype(np.longdouble) * np.longdouble(scale))
-    shift = math.ceil(maximum * scale / LN_2)
+    shift = 2 * math.ceil(maximum * scale / LN_2 / 2)
     given = np.ldexp(s.astype(np.longdouble) + sq.astype(np.longdouble), shift - int(LIFT[np.float32]))
     assert (abs(given / exact - 1) / UNIT[np.float32]).max() <= BOUND[np.float32]
 

@@ -62,7 +62,7 @@ REACH = 30.0
 # LIFT - DEPTH - CLOSE = -38, where 2**-126 is the smallest normal number.
 DEPTH = 100.0
 # Octaves within which COLUMN_STEPS powers of two add exactly in float32: 24 bits,
-# less 5 for the sum and 1 for the rounding of each exponent, and 1 to spare.
+# less 4 for the sum and 1 for the rounding of each exponent, and 2 to spare.
 CLOSE = 17.0
 # Steps whose small parts s*q are added in float32: each addition rounds, by up to a
 # quarter of a unit where one term outweighs the others.
