@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -109,24 +111,19 @@ def fagg(
     widened = False
     if type(scale) is not float or scale != 1.0:
         scale, widened = inputs.as_scale(scale, a.dtype)
+    if type(batch_axis) is not int or type(keep_axis) is not int:
+        batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)
+        keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
     log = bool(log)
-    plan = inputs.plan_for(
-        a.shape,
-        a.strides,
-        a.dtype,
-        a.flags.aligned,
-        inputs.hashable_axes("batch_axis", batch_axis, a.shape),
-        inputs.hashable_axes("keep_axis", keep_axis, a.shape),
-        log,
-        widened,
-    )
-    workers = inputs.as_workers(workers)
+    flags = a.flags
+    plan = inputs.plan_for(a.shape, a.strides, a.dtype, flags.aligned, batch_axis, keep_axis, log, widened)
+    if workers is not None:
+        workers = inputs.as_workers(workers)
     if out is not None:
         inputs.check_out(out, a, plan)
-    elif plan.small and not return_lse and a.flags.writeable:
-        from nbfagg.cpu import launch
-
-        return launch.run_small(plan, a, scale, log)
+    in_place = out is None or (type(out) is np.ndarray and out.flags.carray)
+    if plan.small and in_place and not return_lse and flags.writeable:
+        return _launch().run_small(plan, a, scale, log, out)
     return _run(plan, a, scale, log, return_lse, out, workers)
 
 
@@ -161,6 +158,14 @@ def warmup(dtypes: tuple[str, ...] = ("float32",)) -> None:
         fagg(large, keep_axis=2)
 
 
+@functools.cache
+def _launch() -> ModuleType:
+    """Import what starts kernels, and Numba with it, at the first call."""
+    from nbfagg.cpu import launch
+
+    return launch
+
+
 def _run(
     plan: Plan,
     a: npt.NDArray[Any],
@@ -185,11 +190,8 @@ def _run(
         if lse is not None:
             lse.fill(-math.inf)
     else:
-        from nbfagg.cpu import launch
-
-        launch.run(plan, a, scale, log, alpha, lse, workers)
-    with np.errstate(over="ignore"):
-        result = alpha.transpose(plan.layout).astype(plan.dtype, copy=False)
+        _launch().run(plan, a, scale, log, alpha, lse, workers)
+    result = _of_type(alpha.transpose(plan.layout), plan.dtype)
     if out is not None:
         if not direct:
             np.copyto(out, result)
@@ -197,8 +199,15 @@ def _run(
     if lse is None:
         return result
     _settle_infinite(lse, a, plan)
+    return result, _of_type(lse, plan.dtype)
+
+
+def _of_type(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Round to a type that may be narrower than that of the arithmetic."""
+    if array.dtype == dtype:
+        return array
     with np.errstate(over="ignore"):
-        return result, lse.astype(plan.dtype, copy=False)
+        return array.astype(dtype)
 
 
 def _settle_infinite(lse: npt.NDArray[Any], a: npt.NDArray[Any], plan: Plan) -> None:

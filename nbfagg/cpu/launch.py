@@ -46,9 +46,15 @@ def threads(workers: int | None, nbytes: int) -> int:
     return max(1, min(most, nbytes // SERIAL))
 
 
-def run_small(plan: Plan, a: npt.NDArray[Any], scale: float, log: bool) -> npt.NDArray[Any]:
-    """Aggregate a small array that lies in one piece and can be written (a type of its own to Numba)."""
-    out = np.empty(plan.shape, plan.kind)
+def run_small(
+    plan: Plan, a: npt.NDArray[Any], scale: float, log: bool, out: npt.NDArray[Any] | None
+) -> npt.NDArray[Any]:
+    """Aggregate a small array that lies in one piece and can be written (a type of its own to Numba).
+
+    So does `out`, if it is given.
+    """
+    if out is None:
+        out = np.empty(plan.shape, plan.kind)
     drive.rows_small(
         plan.like,
         a.ravel(),
