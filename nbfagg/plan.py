@@ -169,8 +169,10 @@ def plan_rows(
 def rows_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Give the workspace, shared and of a thread, for whole rows and for shared parts of rows."""
     room = SCRATCH_BYTES + TILE
-    block = 8 * (int(table[fields.BLOCK_TOKENS]) + lanes)
-    row = 8 * (int(table[fields.TOKENS]) + lanes)
+    # Sums of float64, and what they lost.
+    each = 16 if lanes == 8 else 8
+    block = each * (int(table[fields.BLOCK_TOKENS]) + lanes)
+    row = each * (int(table[fields.TOKENS]) + lanes)
     notes = fields.NOTE * int(table[fields.BLOCKS])
     in_result = bool(table[fields.SUMS_IN_RESULT])
     whole = (0, notes + (block if in_result else row) + room)

@@ -42,37 +42,54 @@ def _lift_down(like):
     return lambda like: value
 
 
-def weigh(like, sums, total, inverse, factor):
+def weigh(like, sums, lows, total, inverse, factor):
     """Give sums / total * factor for a vector of float64 sums, in the type of `like`.
 
-    total is a pair, (rounded, what that lost). factor is a power of two (or moves
-    between far-off origins) and inverse is 1 / total. float64 corrects the
-    product's rounding by the quotient's residual; float32 has 29 bits to spare.
+    total is a pair, (rounded, what that lost), and so are sums and lows. factor
+    is a power of two (or moves between far-off origins) and inverse is 1 / total.
+    float64 corrects the product's rounding by the quotient's residual; float32
+    has 29 bits to spare, and no lows.
     """
     raise NotImplementedError("for compiled code")
 
 
 @overload(weigh)
-def _weigh(like, sums, total, inverse, factor):
+def _weigh(like, sums, lows, total, inverse, factor):
     if like == types.float32:
-        return lambda like, sums, total, inverse, factor: narrow(mul(sums, splat(sums, inverse * factor)))
+        return lambda like, sums, lows, total, inverse, factor: narrow(
+            mul(sums, splat(sums, inverse * factor))
+        )
 
-    def double(like, sums, total, inverse, factor):
+    def double(like, sums, lows, total, inverse, factor):
         reciprocal = splat(sums, inverse)
         # The factor first: a sum, lifted, is far from subnormal where its quotient is not.
         scaled = mul(sums, splat(sums, factor))
         quotient = mul(scaled, reciprocal)
         residual = fma(negative(splat(sums, total[0])), quotient, scaled)
         residual = fma(negative(splat(sums, total[1])), quotient, residual)
+        residual = fma(lows, splat(sums, factor), residual)
         return fma(residual, reciprocal, quotient)
 
     return double
 
 
+def lows_at(like, place):
+    """Load what a vector of sums lost; float32 sums lose nothing that counts, and have no such place."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(lows_at)
+def _lows_at(like, place):
+    if like == types.float32:
+        return lambda like, place: widened(like)
+    return lambda like, place: load(0.0, place)
+
+
 @jit
-def weigh_one(like, token_sum, total, inverse, factor):
+def weigh_one(like, token_sum, low, total, inverse, factor):
     """Give the weight of one sum: 0 of nothing."""
-    return type_as(like, first_lane(weigh(like, splat(widened(like), token_sum), total, inverse, factor)))
+    sums = splat(widened(like), token_sum)
+    return type_as(like, first_lane(weigh(like, sums, splat(sums, low), total, inverse, factor)))
 
 
 def to_sums(x):
@@ -88,28 +105,32 @@ def _to_sums(x):
 
 
 @jit
-def finish(like, sums, out, count, total, inverse, factor):
-    """Write `count` weights to `out` from float64 sums."""
+def finish(like, sums, lows, out, count, total, inverse, factor):
+    """Write `count` weights to `out` from float64 sums, and what they lost."""
     width = lanes(like)
     for _ in range(count // width):
-        store(out, weigh(like, load(widened(like), sums), total, inverse, factor))
+        low = lows_at(like, lows)
+        store(out, weigh(like, load(widened(like), sums), low, total, inverse, factor))
         sums += width * 8
+        lows += width * 8
         out += BYTES
     rest = count % width
     if rest:
-        store_first(out, weigh(like, load(widened(like), sums), total, inverse, factor), rest)
+        low = lows_at(like, lows)
+        store_first(out, weigh(like, load(widened(like), sums), low, total, inverse, factor), rest)
 
 
 @inlined
-def finish_over(like, sums, out, count, total, inverse):
+def finish_over(like, sums, lows, out, count, total, inverse):
     """As `finish`, with a factor of 1 and in whole vectors: up to one less one number is written beyond.
 
     A masked store takes some 20 cycles on AMD's cores before Zen 4.
     """
     width = lanes(like)
     for _ in range(0, count, width):
-        store(out, weigh(like, load(widened(like), sums), total, inverse, 1.0))
+        store(out, weigh(like, load(widened(like), sums), lows_at(like, lows), total, inverse, 1.0))
         sums += width * 8
+        lows += width * 8
         out += BYTES
 
 
@@ -118,11 +139,12 @@ def finish_in_place(like, out, count, total, inverse, factor):
     """Turn `count` sums that wait in the result itself into weights."""
     width = lanes(like)
     for _ in range(count // width):
-        store(out, weigh(like, to_sums(load(like, out)), total, inverse, factor))
+        sums = to_sums(load(like, out))
+        store(out, weigh(like, sums, splat(sums, 0.0), total, inverse, factor))
         out += BYTES
     for i in range(count % width):
         place = out + i * (BYTES // width)
-        poke(place, weigh_one(like, np.float64(peek(like, place)), total, inverse, factor))
+        poke(place, weigh_one(like, np.float64(peek(like, place)), 0.0, total, inverse, factor))
 
 
 @jit

@@ -408,6 +408,8 @@ def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
         rest += lost * factor + rounded
         if not log:
             poke(sums + 8 * cell, value * factor)
+            if wide:
+                poke(rests + 8 * cell, lost * factor)
         cell = next_cell(plan, cell, work)
     total = scalar.add_exactly(whole, rest)
     inverse = 1.0 / total[0] if total[0] != 0.0 else 0.0
@@ -415,13 +417,12 @@ def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
     out += row * tokens * size
     for token in range(tokens):
         value = peek(0.0, sums + 8 * cell)
+        lost = peek(0.0, rests + 8 * cell) if wide else 0.0
         if log:
             here = np.float64(peek(like, tops + size * cell))
-            if wide:
-                value += peek(0.0, rests + 8 * cell)
-            poke(out + token * size, finish_log(like, value, here, top, total[0], law))
+            poke(out + token * size, finish_log(like, value + lost, here, top, total[0], law))
         else:
-            poke(out + token * size, weigh_one(like, value, total, inverse, 1.0))
+            poke(out + token * size, weigh_one(like, value, lost, total, inverse, 1.0))
         cell = next_cell(plan, cell, work)
     if lse:
         poke(lse + row * size, finish_lse(like, top, total[0], law, scale))

@@ -20,13 +20,13 @@ from nbfagg import scalar
 from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down, weigh_one
 from nbfagg.cpu.gather import locate
 from nbfagg.cpu.single import finish_parts, sum_at, write_parts
+from nbfagg.cpu.sums import sum_of
 from nbfagg.cpu.tiles import NARROW, extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import tiny_rows
 from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke
 from nbfagg.fields import (
     BLOCK_TOKENS,
     BLOCKS,
-    LOWS,
     NOTE,
     PART_BLOCKS,
     PARTS,
@@ -47,18 +47,18 @@ DOUBT = 2.0**-60
 
 
 @jit
-def reduce_part(like, source, plan, law, row, part, notes, sums, out, buffer):
+def reduce_part(like, source, plan, law, row, part, notes, sums, lows, out, buffer):
     """Reduce the blocks of one part of a row; give the part's maximum and total, with what that lost.
 
     notes is the address of the row's notes, one a block: the same three. sums
-    is that of the row's token sums, float64; where they wait in the result,
-    sums has room for one block and they are rounded to `out`.
+    is that of the row's token sums, float64, and lows what they lost; where the
+    sums wait in the result, there is room for one block and they are rounded to
+    `out`.
     """
     size = BYTES // lanes(like)
     tokens, terms = plan[TOKENS], plan[TERMS]
     block_tokens, pieces = plan[BLOCK_TOKENS], plan[PIECES]
     scratch = buffer + TILE
-    lows = scratch + LOWS
     part_maximum, whole, rest = -math.inf, 0.0, 0.0
     for block in range(part * plan[PART_BLOCKS], min((part + 1) * plan[PART_BLOCKS], plan[BLOCKS])):
         if pieces == 1:
@@ -68,13 +68,18 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, out, buffer):
             top, bottom = extremes(like, p, count * terms)
             p = move_origin(like, p, count * terms, top, law, buffer)
             ahead = block_tokens * terms * size
-            place = sums if plan[SUMS_IN_RESULT] else sums + 8 * token
+            place, low = (sums, lows) if plan[SUMS_IN_RESULT] else (sums + 8 * token, lows + 8 * token)
             if in_parts(like, plan, top, bottom, law):
                 total, lost = write_parts(like, p, count, top, law, place, ahead)
             else:
-                total, lost = token_sums(like, p, count, terms, top, bottom, law, place, lows, scratch, ahead)
+                total, lost = token_sums(like, p, count, terms, top, bottom, law, place, low, scratch, ahead)
             if plan[SUMS_IN_RESULT]:
-                finish(like, sums, out + token * size, count, (1.0, 0.0), 1.0, 1.0)
+                if lanes(like) == 8:
+                    # The total of what is kept: a token that is all of it has weight 1.
+                    for i in range(count):
+                        poke(lows + 8 * i, 0.0)
+                    total, lost = sum_of(like, sums, lows, count)
+                finish(like, sums, lows, out + token * size, count, (1.0, 0.0), 1.0, 1.0)
         else:
             term = block % pieces * plan[PIECE_TERMS]
             count = min(plan[PIECE_TERMS], terms - term)
@@ -129,7 +134,7 @@ def log_token(like, source, plan, law, row, token, total_sum, top, row_top, tota
 
 
 @jit
-def finish_part(like, source, plan, law, log, row, part, notes, sums, out, row_top, total, buffer):
+def finish_part(like, source, plan, law, log, row, part, notes, sums, lows, out, row_top, total, buffer):
     """Write the results of one part of a row from its sums."""
     size = BYTES // lanes(like)
     tokens, pieces = plan[TOKENS], plan[PIECES]
@@ -142,11 +147,10 @@ def finish_part(like, source, plan, law, log, row, part, notes, sums, out, row_t
         # A token belongs to the part that holds its last piece.
         for token in range(first // pieces, last // pieces):
             top, token_sum, lost = merge_notes(notes, token * pieces, (token + 1) * pieces, law)
-            token_sum += lost
             if log:
-                value = finish_log(like, token_sum, top, row_top, whole, law)
+                value = finish_log(like, token_sum + lost, top, row_top, whole, law)
             else:
-                value = weigh_one(like, token_sum, total, inverse, scalar.rescale(top, row_top, law))
+                value = weigh_one(like, token_sum, lost, total, inverse, scalar.rescale(top, row_top, law))
             poke(out + token * size, value)
         return
     for block in range(first, last):
@@ -171,7 +175,16 @@ def finish_part(like, source, plan, law, log, row, part, notes, sums, out, row_t
             elif parts:
                 finish_parts(like, sums + 8 * token, out + token * size, count, whole, factor)
             else:
-                finish(like, sums + token * 8, out + token * size, count, total, inverse, factor)
+                finish(
+                    like,
+                    sums + 8 * token,
+                    lows + 8 * token,
+                    out + token * size,
+                    count,
+                    total,
+                    inverse,
+                    factor,
+                )
 
 
 @jit
@@ -185,7 +198,8 @@ def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
     """Reduce and finish one task's rows, one after the other; sums and notes stay in this thread's cache."""
     sums = work + NOTE * plan[BLOCKS]
     room = plan[BLOCK_TOKENS] if plan[SUMS_IN_RESULT] else plan[TOKENS]
-    buffer = sums + 8 * (room + lanes(like))
+    lows = sums + 8 * (room + lanes(like))
+    buffer = lows + (8 * (room + lanes(like)) if lanes(like) == 8 else 0)
     row = task * plan[ROWS_A_TASK]
     last = min(row + plan[ROWS_A_TASK], plan[ROWS])
     while row < last:
@@ -198,12 +212,12 @@ def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
         top, whole, rest = -math.inf, 0.0, 0.0
         for part in range(plan[PARTS]):
             part_top, part_whole, part_rest = reduce_part(
-                like, source, plan, law, row, part, work, sums, result, buffer
+                like, source, plan, law, row, part, work, sums, lows, result, buffer
             )
             top, whole, rest = scalar.merge(top, whole, rest, part_top, part_whole, part_rest, law)
         total = scalar.add_exactly(whole, rest)
         for part in range(plan[PARTS]):
-            finish_part(like, source, plan, law, log, row, part, work, sums, result, top, total, buffer)
+            finish_part(like, source, plan, law, log, row, part, work, sums, lows, result, top, total, buffer)
         if lse:
             poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total[0], law, scale))
         row += 1
@@ -213,9 +227,9 @@ def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
 def reduce_task(like, source, plan, law, out, shared, thread, task):
     """Reduce one part of one row into the workspace that all threads share."""
     row, part = task // plan[PARTS], task % plan[PARTS]
-    part_notes, notes, sums, buffer = shared_places(like, plan, shared, thread, row)
+    part_notes, notes, sums, lows, buffer = shared_places(like, plan, shared, thread, row)
     top, whole, rest = reduce_part(
-        like, source, plan, law, row, part, notes, sums, row_result(like, plan, out, row), buffer
+        like, source, plan, law, row, part, notes, sums, lows, row_result(like, plan, out, row), buffer
     )
     write_note(part_notes + NOTE * part, top, top, whole, rest)
 
@@ -224,22 +238,26 @@ def reduce_task(like, source, plan, law, out, shared, thread, task):
 def finish_task(like, source, plan, law, scale, log, out, lse, shared, thread, task):
     """Finish one part of one row, once all of its parts are reduced."""
     row, part = task // plan[PARTS], task % plan[PARTS]
-    part_notes, notes, sums, buffer = shared_places(like, plan, shared, thread, row)
+    part_notes, notes, sums, lows, buffer = shared_places(like, plan, shared, thread, row)
     top, whole, rest = merge_notes(part_notes, 0, plan[PARTS], law)
     total = scalar.add_exactly(whole, rest)
     result = row_result(like, plan, out, row)
-    finish_part(like, source, plan, law, log, row, part, notes, sums, result, top, total, buffer)
+    finish_part(like, source, plan, law, log, row, part, notes, sums, lows, result, top, total, buffer)
     if lse and part == 0:
         poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total[0], law, scale))
 
 
 @jit
 def shared_places(like, plan, shared, thread, row):
-    """Give the addresses of a row's part notes, block notes and sums, and of the thread's buffer."""
+    """Give the addresses of a row's part notes, block notes, sums and lows, and of the thread's buffer."""
     blocks = shared + NOTE * plan[PARTS] * plan[ROWS]
     sums = blocks + NOTE * plan[BLOCKS] * plan[ROWS]
     notes = blocks + NOTE * plan[BLOCKS] * row
     part_notes = shared + NOTE * plan[PARTS] * row
+    wide = lanes(like) == 8
     if plan[SUMS_IN_RESULT]:
-        return part_notes, notes, thread, thread + 8 * (plan[BLOCK_TOKENS] + lanes(like))
-    return part_notes, notes, sums + 8 * (plan[TOKENS] + lanes(like)) * row, thread
+        room = 8 * (plan[BLOCK_TOKENS] + lanes(like))
+        return part_notes, notes, thread, thread + room, thread + (2 * room if wide else room)
+    room = 8 * (plan[TOKENS] + lanes(like))
+    sums += (2 * room if wide else room) * row
+    return part_notes, notes, sums, sums + room, thread

@@ -205,25 +205,16 @@ def _shrinker(width):
     return shrink
 
 
-_shrink2, _shrink3, _shrink4, _shrink5 = _shrinker(2), _shrinker(3), _shrinker(4), _shrinker(5)
-_shrink6, _shrink7, _shrink8 = _shrinker(6), _shrinker(7), _shrinker(8)
+_shrink2, _shrink4, _shrink8 = _shrinker(2), _shrinker(4), _shrinker(8)
 
 
 @jit
 def shrink_by(unit, address, gap, groups, width):
-    """Replace groups of `width` neighbours, 2 to 8, by their sums, in place, and so beyond a gap."""
+    """Replace groups of 2, 4 or 8 neighbours by their sums, in place, and so beyond a gap."""
     if width == 2:
         _shrink2(unit, address, gap, groups)
-    elif width == 3:
-        _shrink3(unit, address, gap, groups)
     elif width == 4:
         _shrink4(unit, address, gap, groups)
-    elif width == 5:
-        _shrink5(unit, address, gap, groups)
-    elif width == 6:
-        _shrink6(unit, address, gap, groups)
-    elif width == 7:
-        _shrink7(unit, address, gap, groups)
     else:
         _shrink8(unit, address, gap, groups)
 
@@ -278,8 +269,8 @@ def sum_neighbours(unit, address, gap, groups, terms, sums, lows, work):
     """
     if terms > 8:
         # 20 terms: groups of 4, then 5 of their sums; a third of the time of
-        # crosswise. First what halves, for an odd width costs more a number.
-        for width in (4, 8, 6, 2, 7, 5, 3):
+        # crosswise. Only what halves: each odd width takes a second to compile.
+        for width in (4, 8, 2):
             if terms % width == 0 and terms // width <= 8:
                 terms //= width
                 shrink_by(unit, address, gap, groups * terms, width)

@@ -123,9 +123,9 @@ def tiny_rows(like, source, plan, law, scale, out, lse, first, last, buffer, scr
         place = out + row * tokens * size
         if (last - row) * tokens >= whole:
             # Beyond this row's tokens lie those of rows that are written next.
-            finish_over(like, sums, place, tokens, (total, rest), inverse)
+            finish_over(like, sums, lows, place, tokens, (total, rest), inverse)
         else:
-            finish(like, sums, place, tokens, (total, rest), inverse, 1.0)
+            finish(like, sums, lows, place, tokens, (total, rest), inverse, 1.0)
         if lse:
             poke(lse + row * size, finish_lse(like, top, total, law, scale))
         sums += 8 * tokens

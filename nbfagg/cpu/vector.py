@@ -18,8 +18,8 @@ from numba.extending import intrinsic, models, overload, register_model
 
 BYTES = 64
 
-jit = numba.njit(error_model="numpy")
-inlined = numba.njit(error_model="numpy", forceinline=True)
+jit = numba.njit(error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
+inlined = numba.njit(error_model="numpy", forceinline=True, no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
 def jit_as(name):
