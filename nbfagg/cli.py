@@ -51,9 +51,32 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _announce_compilation() -> None:
+    """Tell a person at a terminal what the first call waits for, if it does."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return
+    from numba.core import event
+
+    class Announcer(event.Listener):  # type: ignore[misc]  # Numba has no types
+        told = False
+
+        def on_start(self, event: Any) -> None:
+            if not self.told:
+                print(
+                    "nbfagg: compiling kernels, once: half a minute or more ...", file=sys.stderr, flush=True
+                )
+            self.told = True
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    event.register("numba:compile", Announcer())  # type: ignore[no-untyped-call]
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from nbfagg import demo
 
+    _announce_compilation()
     return demo.run(arguments.sentence, plain=arguments.plain)
 
 
@@ -67,6 +90,7 @@ def _info(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from nbfagg import check
 
+    _announce_compilation()
     return check.run(arguments.seed)
 
 

@@ -34,6 +34,9 @@ COLUMN_CHUNK = 4 * 1024
 # A batch row is split along a summed axis from this size on, if it has but few tokens to split by.
 COPY_ROW = 4 * 1024 * 1024
 COPY_RESULT = 64 * 1024
+# Each copy takes 16 bytes a token of the whole batch, for what suits a row must not
+# depend on how many there are: 64 took 80 MiB for 256 MiB of logits.
+MOST_COPIES = 16
 
 
 @dataclass(frozen=True)
@@ -275,7 +278,7 @@ def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.in
     row_bytes = _product(row) * item
     if row_bytes >= COPY_ROW and _product([a for a in row if a.role == "l"]) * item < COPY_RESULT:
         longest = max([a for a in [*walked, steps] if a.role == "k"], key=lambda a: a.size, default=steps)
-        copies = max(d for d in range(1, 65) if longest.size % d == 0)
+        copies = max(d for d in range(1, MOST_COPIES + 1) if longest.size % d == 0)
     rows: list[tuple[int, int, int, int]] = []
     if copies > 1:
         part = Axis(longest.size // copies, longest.pitch, "k", longest.order)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_python
 
 import nbfagg
 from nbfagg import check, cli, demo, info, reference
@@ -449,3 +450,30 @@ def test_interrupt_of_a_process():
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "")
+
+
+ANNOUNCED = """
+import sys
+import numba
+from nbfagg import cli
+
+class Terminal:
+    text = ""
+    def isatty(self): return sys.argv[1] == "terminal"
+    def write(self, text): self.text += text
+    def flush(self): pass
+
+real, sys.stderr = sys.stderr, Terminal()
+cli._announce_compilation()
+found = [sys.stderr.text]
+for kernel in (numba.njit(lambda x: x + 1), numba.njit(lambda x: x + 2)):
+    kernel(1)
+    found.append(sys.stderr.text)
+sys.stderr = real
+print(*(text.count("compiling") for text in found))
+"""
+
+
+def test_a_terminal_is_told_once_that_kernels_are_compiled():
+    assert run_python(ANNOUNCED, "terminal") == "0 1 1\n"
+    assert run_python(ANNOUNCED, "file") == "0 0 0\n"

@@ -112,7 +112,10 @@ def test_a_batch_row_is_alone_among_strides(dtype):
 def test_neighbours_do_not_matter(dtype):
     # Nor does what they hold: NaN, infinities, other magnitudes.
     random = np.random.default_rng(2)
-    for name in ("small", "blocks", "columns of batch rows", "columns of tokens", "runs side by side"):
+    for name in (
+        *("small", "tiny", "tiny tokens", "blocks", "columns of batch rows", "columns of tokens"),
+        *("runs side by side", "runs of batch rows side by side"),
+    ):
         way = WAYS[name]
         values = way.normal(dtype)
         alpha = nbfagg.fagg(way.lay(values), keep_axis=way.keep)
@@ -121,6 +124,17 @@ def test_neighbours_do_not_matter(dtype):
             mixed = np.where(other, random.choice([value, 1], values.shape).astype(dtype), values)
             result = nbfagg.fagg(way.lay(mixed), keep_axis=way.keep)
             np.testing.assert_array_equal(result[1], alpha[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_halves_are_rounded_alike_at_any_point(dtype):
+    # With this scale y is the logit, and half-way between two integers the even one is taken: as counted from
+    # the reference point, which rows of a tile may share.
+    for name in ("tiny", "tiny tokens", "columns of batch rows", "runs of batch rows side by side"):
+        way = WAYS[name]
+        steps = np.random.default_rng(3).integers(-9, 10, way.shape) / 2
+        a = (steps + np.arange(way.shape[0]).reshape(-1, *[1] * (len(way.shape) - 1))).astype(dtype)
+        assert_pieces_agree(way.lay(a), few, keep_axis=way.keep, scale=float(np.log(2)))
 
 
 def test_the_same_call_again():

@@ -46,6 +46,8 @@ WAYS = {
     "tiny": Way((11, 10, 2, 10)),
     "tiny tokens": Way((900, 3, 1)),
     "blocks": Way((3, 700, 3, 10)),
+    "tokens of whole vectors": Way((3, 200, 32)),
+    "tokens of one term": Way((3, 5000, 1)),
     "pieces": Way((3, 2, 2, 4200)),
     "sums in the result": Way((3, plan.SUMS_TOKENS + 21, 1)),
     "parts": Way((1, 3, 2, 80_000)),
@@ -58,6 +60,7 @@ WAYS = {
     "runs": Way((3, 7, 4, 40), gap=True),
     "runs side by side": Way((3, 7, 4, 40), order=(0, 2, 1, 3)),
     "runs in pieces": Way((3, 2, 2, 5000), order=(2, 0, 1, 3)),
+    "runs of batch rows side by side": Way((20, 7, 3, 64), order=(1, 2, 0, 3)),
     "short runs side by side": Way((3, 21, 6, 5), order=(0, 2, 1, 3)),
     "copies": Way((2, 3, 300, 1300), order=(0, 2, 1, 3)),
     # Lanes are tokens or batch rows.
