@@ -239,3 +239,25 @@ def test_out_misaligned_and_of_a_wider_type():
 
 def test_a_list():
     np.testing.assert_array_equal(nbfagg.fagg([[0, 0], [1, 1]]), np.full((2, 2), 0.5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", [(0, 2, 1), (1, 2, 0), (2, 1, 0)])
+def test_a_late_maximum(order, dtype):
+    # What came first is relative to a lower point, down to where only a subnormal weight is left.
+    info = np.finfo(dtype)
+    for steps in (9, 17, 33):
+        a = np.full((8, 20, steps), -np.inf)
+        a[:, :, 0] = np.linspace(0, math.log(info.smallest_subnormal) - 1, 20)
+        a[:, 0, -1] = np.linspace(0, 25, 8)
+        a[:, 1:, 0] += np.linspace(0, 25, 8)[:, None]
+        check_all(np.ascontiguousarray(a.astype(dtype).transpose(order)).transpose(np.argsort(order)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", [(0, 2, 1), (1, 2, 0), (1, 0, 2)])
+def test_logarithms_in_any_layout(order, dtype):
+    for seed in range(10):
+        a = np.random.default_rng(seed).normal(0, 10, (8, 20, 64)).astype(dtype)
+        a = np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
+        check(a, log=True, return_lse=True)

@@ -56,8 +56,9 @@ from nbfagg.cpu.vector import (
 )
 
 # Octaves by which a stretch may exceed its column's reference point: 16 terms of
-# 2**(LIFT + REACH) are far from the largest float32.
-REACH = 30.0
+# 2**(LIFT + REACH) are far from the largest float32. Not in float64: a factor for
+# what lies 1074 octaves below its row's maximum is just within its range.
+REACH_F32, REACH_F64 = 30.0, 0.0
 # Octaves by which it may lie below it without a look at each exponent: down to
 # LIFT - DEPTH - CLOSE = -38, where 2**-126 is the smallest normal number.
 DEPTH = 100.0
@@ -104,6 +105,17 @@ def _constants(like):
         return lambda like: single
     double = (MAGIC_F64 + LIFT_F64, LIFT_F64 - FLOOR_F64, LARGEST_F64)
     return lambda like: double
+
+
+def reach(like):
+    """Give REACH of the type of `like`."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(reach)
+def _reach(like):
+    octaves = REACH_F32 if like == types.float32 else REACH_F64
+    return lambda like: octaves
 
 
 @jit
@@ -207,7 +219,7 @@ def clear_columns(like, tops, magics, sums, rests):
 def raise_points(like, top, reached, tops, magics, sums, rests, law, work):
     """Raise the points of those lanes that a stretch exceeds by more than REACH (or by NaN)."""
     old = load(like, tops)
-    limit = splat(like, type_as(like, constants(like)[0] + REACH + 0.5))
+    limit = splat(like, type_as(like, constants(like)[0] + reach(like) + 0.5))
     new = select_above(limit, reached, old, larger(top, old))
     shifts = shifts_of(like, new, law)
     if any_far(like, new, law):
@@ -363,7 +375,7 @@ def add_columns(like, p, width, apart, steps, pitch, states, first, law, ahead, 
         top, bottom = pack_columns(like, p, apart, count, steps, pitch, pack)
         magic = load(like, magics)
         reached = fma(top, rate, magic)
-        if not all_below(reached, type_as(like, none + REACH + 0.5)):
+        if not all_below(reached, type_as(like, none + reach(like) + 0.5)):
             raise_points(like, top, reached, tops, magics, sums, rests, law, work)
             magic = load(like, magics)
             reached = fma(top, rate, magic)

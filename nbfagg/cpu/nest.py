@@ -148,7 +148,8 @@ def add_vector(like, top, totals, lows, count, first, tops, sums, rests, law):
     # A cell's own maximum may be none (-inf), infinite, or so far off that it has an origin.
     if any_far(like, old, law) or not all_below(absolute(old), type_as(like, np.inf)):
         return False
-    if not all_below(absolute(distance), OCTAVES):
+    # Nor may a sum of float64 grow beyond its point: see columns.REACH_F64.
+    if not all_below(absolute(distance), OCTAVES) or (lanes(like) == 8 and not all_below(distance, 0.5)):
         return False
     factors = power_of_two(add(distance, splat(value, MAGIC_F64)))
     grow(like, sums, rests, value, lows, factors, count)
