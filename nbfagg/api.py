@@ -19,8 +19,8 @@ def fagg(
     *,
     batch_axis: int | tuple[int, ...] = 0,
     keep_axis: int | tuple[int, ...] = 1,
-    where: None = None,
-    lengths: None = None,
+    where: npt.ArrayLike | None = None,
+    lengths: npt.ArrayLike | None = None,
     scale: float = 1.0,
     log: bool = False,
     return_lse: bool = False,
@@ -41,15 +41,21 @@ def fagg(
     ----------
     a : array_like
         Logits, of any rank from 1 on and any strides; read in place and never
-        written. float32 and float64 keep their type; integers and booleans are
-        computed in float64. Other byte orders are taken.
+        written. float16, bfloat16 (`ml_dtypes`), float32 and float64 keep their
+        type, half precision being computed in float32 and rounded once at the
+        end; integers and booleans are computed in float64. Other byte orders
+        are taken.
     batch_axis : int or tuple of ints, default 0
         Axes along which each index is aggregated by itself; ``()`` for none.
         Negative axes count from the end.
     keep_axis : int or tuple of ints, default 1
         Axes that the result keeps; ``()`` for none. All others are summed over.
-    where, lengths : None
-        Masks and ragged rows; not there yet.
+    where : array_like of bool, optional
+        Broadcast to `a`; True includes a logit. What is left out is not looked
+        at: a NaN there changes nothing. Never expanded in memory.
+    lengths : array_like of int, optional
+        (B,): how many entries of the kept axis each batch row has, for one
+        batch axis and one kept axis. Nothing beyond is read.
     scale : float, default 1.0
         Multiplies the logits: 1/sqrt(d), 1/temperature. Positive and finite.
         Applied exactly, not by rounding ``scale * a``.
@@ -81,8 +87,6 @@ def fagg(
         For axes out of range or in both sets, a `scale` that is not positive
         and finite, an `out` of another shape, not writeable or overlapping
         `a`. Nothing is written before an error is raised.
-    NotImplementedError
-        For `where`, `lengths`.
 
     Notes
     -----
@@ -103,9 +107,6 @@ def fagg(
     >>> lse.round(6)  # log(1 + 2 + 3 + 4)
     array([2.302585])
     """
-    if where is not None or lengths is not None:
-        name = "where" if where is not None else "lengths"
-        raise NotImplementedError(f"fagg: {name} is not there yet; want None (leave logits out by -inf)")
     if type(a) is not np.ndarray or a.dtype.char not in "fd" or a.ndim == 0:
         a = inputs.as_array(a)
     widened = False
@@ -116,15 +117,35 @@ def fagg(
         keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
     log = bool(log)
     flags = a.flags
-    plan = inputs.plan_for(a.shape, a.strides, a.dtype, flags.aligned, batch_axis, keep_axis, log, widened)
+    if where is None and lengths is None:
+        plan = inputs.plan_for(
+            a.shape, a.strides, a.dtype, flags.aligned, batch_axis, keep_axis, log, widened
+        )
+    else:
+        if where is not None:
+            where = inputs.as_mask(where, a.shape)
+        if lengths is not None:
+            lengths = inputs.as_lengths(lengths, a.shape, batch_axis, keep_axis)
+        plan = inputs.plan_for(
+            a.shape,
+            a.strides,
+            a.dtype,
+            flags.aligned,
+            batch_axis,
+            keep_axis,
+            log,
+            widened,
+            None if where is None else where.strides,
+            lengths is not None,
+        )
     if workers is not None:
         workers = inputs.as_workers(workers)
     if out is not None:
-        inputs.check_out(out, a, plan)
+        inputs.check_out(out, a, plan, where)
     in_place = out is None or (type(out) is np.ndarray and out.flags.carray)
     if plan.small and in_place and not return_lse and flags.writeable:
         return _launch().run_small(plan, a, scale, log, out)
-    return _run(plan, a, scale, log, return_lse, out, workers)
+    return _run(plan, a, scale, log, return_lse, out, workers, where, lengths)
 
 
 def warmup(dtypes: tuple[str, ...] = ("float32",)) -> None:
@@ -174,6 +195,8 @@ def _run(
     return_lse: bool,
     out: npt.NDArray[Any] | None,
     workers: int | None,
+    where: npt.NDArray[np.bool_] | None,
+    lengths: npt.NDArray[np.int64] | None,
 ) -> Any:
     """Run a plan into `out`, or into a new array."""
     # Kernels write (batch axes, kept axes) in one piece.
@@ -190,7 +213,7 @@ def _run(
         if lse is not None:
             lse.fill(-math.inf)
     else:
-        _launch().run(plan, a, scale, log, alpha, lse, workers)
+        _launch().run(plan, a, scale, log, alpha, lse, workers, where, lengths)
     result = _of_type(alpha.transpose(plan.layout), plan.dtype)
     if out is not None:
         if not direct:
@@ -198,8 +221,9 @@ def _run(
         result = out
     if lse is None:
         return result
-    _settle_infinite(lse, a, plan)
-    return result, _of_type(lse, plan.dtype)
+    _settle_infinite(lse, a, plan, where, lengths)
+    # Of half precision, lse stays float32.
+    return result, _of_type(lse, plan.dtype) if plan.dtype.itemsize > 2 else lse
 
 
 def _of_type(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -210,15 +234,22 @@ def _of_type(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         return array.astype(dtype)
 
 
-def _settle_infinite(lse: npt.NDArray[Any], a: npt.NDArray[Any], plan: Plan) -> None:
+def _settle_infinite(
+    lse: npt.NDArray[Any],
+    a: npt.NDArray[Any],
+    plan: Plan,
+    where: npt.NDArray[np.bool_] | None,
+    lengths: npt.NDArray[np.int64] | None,
+) -> None:
     """Make lse NaN in rows that hold a NaN beside +inf: the kernels look for the larger of the two only."""
-    if not plan.batch_axes:
-        rows = a[np.newaxis] if np.isposinf(lse) else a[:0]
-        places: Any = [()]
-    else:
-        rows = np.moveaxis(a, plan.batch_axes, range(len(plan.batch_axes)))
-        places = np.argwhere(np.isposinf(lse))
-    for place in places:
-        row = rows[tuple(place)]
-        if row.size and np.isnan(np.max(row)):
+    for place in np.argwhere(np.isposinf(lse)):
+        index: list[Any] = [slice(None)] * a.ndim
+        for axis, number in zip(plan.batch_axes, place, strict=True):
+            index[axis] = number
+        if lengths is not None:
+            (axis,) = plan.keep_axes
+            index[axis] = slice(lengths[place[0]])
+        row = a[tuple(index)]
+        included = True if where is None else where[tuple(index)]
+        if np.isnan(np.max(row, where=included, initial=-math.inf)):
             lse[tuple(place)] = math.nan

@@ -18,15 +18,22 @@ The kernels read them by these names; plan.py writes them by the same.
     ROWS_A_TASK,  # where a thread has whole rows
     TILE_ROWS,  # rows so small that several make a tile; 0 where they are taken one by one
     GATHERED,  # 1: logits are brought together in a tile; 0: they are read in place
+    WHOLE,  # 1: a row's logits lie in one piece
+    MASKED,  # how the mask of a row lies: a number below
+    MASK_STEP,  # bytes from one token's mask to the next, where it is BY_TOKEN
     KIND,  # of the numbers in memory, where they are gathered: KINDS
-    ROWS_BATCH,  # axes in the table of the batch (size, pitch), from ROWS_AXES on
+    ITEM,  # bytes of such a number
+    ROWS_BATCH,  # axes in the table of the batch (size, pitch, pitch of the mask), from ROWS_AXES on
     ROWS_KEPT,  # axes in the table of the tokens, next
     ROWS_SUMMED,  # axes in the table of the terms, last
-) = range(17)
-ROWS_AXES = 17
-# What a gather reads: NumPy's type codes; a swapped one is SWAPPED further on.
-KINDS = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+) = range(21)
+ROWS_AXES = 21
+# Of a mask: none, beside the logits number by number, the same for all terms of a token, any other.
+NO_MASK, BESIDE, BY_TOKEN, ANYHOW = range(4)
+# What a gather reads: NumPy's type codes, and bfloat16; a swapped one is SWAPPED further on.
+KINDS = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "b2")
 SWAPPED = len(KINDS)
+HALF, BRAIN = KINDS.index("f2"), KINDS.index("b2")
 
 # Axes of any order, innermost contiguous (cpu/nest.py).
 # A head, then three tables of axes from AXES on: those that tell tasks apart,
@@ -82,7 +89,17 @@ NOTE = 32
 # The heads by name, to print a plan.
 ROW_NAMES = (
     *("rows", "tokens", "terms", "block_tokens", "pieces", "piece_terms", "blocks", "part_blocks", "parts"),
-    *("sums_in_result", "rows_a_task", "tile_rows", "gathered", "kind"),
+    *(
+        "sums_in_result",
+        "rows_a_task",
+        "tile_rows",
+        "gathered",
+        "whole",
+        "masked",
+        "mask_step",
+        "kind",
+        "item",
+    ),
     *("rows_batch", "rows_kept", "rows_summed"),
 )
 NEST_NAMES = (

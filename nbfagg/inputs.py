@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbfagg.plan import Plan, make_plan
+from nbfagg.plan import Plan, format_of, make_plan
 
 # Arithmetic in float32 needs scale * log2 e, and 180 octaves of it, to be normal
 # float32 numbers; beyond, float32 logits are computed in float64.
@@ -44,18 +44,14 @@ def as_array(a: Any) -> npt.NDArray[Any]:
                 f"fagg: a is a {type(a).__name__} that makes no array ({error}); want numbers"
             ) from None
     array: npt.NDArray[Any] = a
-    kind, item = array.dtype.kind, array.dtype.itemsize
-    if kind == "f" and item == 2:
+    if format_of(array.dtype) < 0:
         raise TypeError(
-            f"fagg: a of shape {a.shape} is {a.dtype}; half precision is not there yet, want float32"
+            f"fagg: a of shape {a.shape} has dtype {a.dtype}; "
+            "want float16, bfloat16, float32, float64, an integer or a boolean"
         )
-    if (kind == "f" and item in (4, 8)) or kind in "iub":
-        if a.ndim == 0:
-            raise ValueError("fagg: a is a scalar; want an array of rank 1 or more")
-        return array
-    raise TypeError(
-        f"fagg: a of shape {a.shape} has dtype {a.dtype}; want float32, float64, an integer or a boolean"
-    )
+    if a.ndim == 0:
+        raise ValueError("fagg: a is a scalar; want an array of rank 1 or more")
+    return array
 
 
 def _axes(name: str, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -85,6 +81,8 @@ def plan_for(
     keep_axis: Any,
     log: bool,
     widened: bool,
+    mask: tuple[int, ...] | None = None,
+    limited: bool = False,
 ) -> Plan:
     """Check the axes and plan the walk."""
     batch = _axes("batch_axis", batch_axis, shape)
@@ -94,7 +92,13 @@ def plan_for(
             f"fagg: batch_axis={batch_axis!r} and keep_axis={keep_axis!r} share an axis; "
             f"a has shape {shape}, want each axis in one of them at most"
         )
-    return make_plan(shape, strides, dtype, aligned, tuple(sorted(batch)), tuple(sorted(keep)), log, widened)
+    if limited and (len(batch) != 1 or len(keep) != 1):
+        raise ValueError(
+            f"fagg: lengths with batch_axis={batch_axis!r} and keep_axis={keep_axis!r} of a of shape {shape}; "
+            "want one batch axis and one kept axis, or a mask (where) instead"
+        )
+    batch, keep = tuple(sorted(batch)), tuple(sorted(keep))
+    return make_plan(shape, strides, dtype, aligned, batch, keep, log, widened, mask, limited)
 
 
 def hashable_axes(name: str, axes: Any, shape: tuple[int, ...]) -> Any:
@@ -127,7 +131,7 @@ def as_scale(scale: Any, dtype: np.dtype[Any]) -> tuple[float, bool]:
         raise ValueError(f"fagg: scale={given!r}; {wanted}")
     if not SCALES_F64[0] <= value <= SCALES_F64[1]:
         raise ValueError(f"fagg: scale={given!r}; want one from 2**-900 to 2**900")
-    narrow = dtype.kind == "f" and dtype.itemsize == 4
+    narrow = dtype.kind not in "iub" and dtype.itemsize <= 4
     return value, narrow and not SCALES_F32[0] <= value <= SCALES_F32[1]
 
 
@@ -147,7 +151,42 @@ def as_workers(workers: Any) -> int | None:
     return count
 
 
-def check_out(out: Any, a: npt.NDArray[Any], plan: Plan) -> None:
+def as_mask(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Give a mask as a view of the shape of the logits."""
+    wanted = f"want booleans that broadcast to a of shape {shape}, True to include"
+    mask = np.asarray(where)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"fagg: where has dtype {mask.dtype}; {wanted}")
+    try:
+        return np.broadcast_to(mask, shape)
+    except ValueError:
+        raise ValueError(f"fagg: where has shape {mask.shape}; {wanted}") from None
+
+
+def as_lengths(
+    lengths: Any, shape: tuple[int, ...], batch_axis: Any, keep_axis: Any
+) -> npt.NDArray[np.int64]:
+    """Give the lengths of the rows as int64 in one piece."""
+    batch, keep = _axes("batch_axis", batch_axis, shape), _axes("keep_axis", keep_axis, shape)
+    given = np.asarray(lengths)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"fagg: lengths has dtype {given.dtype}; want integers")
+    if len(batch) == len(keep) == 1:
+        rows, tokens = shape[batch[0]], shape[keep[0]]
+        if given.shape != (rows,):
+            raise ValueError(
+                f"fagg: lengths has shape {given.shape}; want ({rows},), one for each batch row of a of "
+                f"shape {shape}"
+            )
+        if rows and (given.min() < 0 or given.max() > tokens):
+            raise ValueError(
+                f"fagg: lengths from {given.min()} to {given.max()}; want 0 to {tokens}, the size of the kept "
+                f"axis of a of shape {shape}"
+            )
+    return np.ascontiguousarray(given, np.int64)
+
+
+def check_out(out: Any, a: npt.NDArray[Any], plan: Plan, where: npt.NDArray[np.bool_] | None = None) -> None:
     """Refuse an `out` that cannot take the result."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"fagg: out is a {type(out).__name__}; want a NumPy array")
@@ -160,6 +199,8 @@ def check_out(out: Any, a: npt.NDArray[Any], plan: Plan) -> None:
         raise ValueError(f"fagg: out of shape {out.shape} is not writeable; want an array that is")
     if _overlap(out, a):
         raise ValueError(f"fagg: out of shape {out.shape} shares memory with a; want memory of its own")
+    if where is not None and _overlap(out, where):
+        raise ValueError(f"fagg: out of shape {out.shape} shares memory with where; want memory of its own")
     repeats = [size > 1 and stride == 0 for size, stride in zip(out.shape, out.strides, strict=True)]
     if out.size and any(repeats):
         raise ValueError(f"fagg: out of shape {out.shape} repeats its own elements; want one place for each")

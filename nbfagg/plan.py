@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbfagg import fields, scalar
-from nbfagg.fields import AREA, SCRATCH_BYTES, TILE
+from nbfagg.fields import AREA, KINDS, SCRATCH_BYTES, SWAPPED, TILE
 
 # Blocks of a part: 1 MiB, small enough to share a single row evenly.
 PART_BLOCKS = 64
@@ -47,6 +47,7 @@ class Axis:
     pitch: int  # bytes
     role: str  # "b"atch, "l" kept, "k" summed
     order: int  # of the axis in the array
+    mask: int = 0  # bytes from one step to the next in the mask
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ class Plan:
     dtype: np.dtype[Any]  # of the result
     kind: np.dtype[Any]  # of the arithmetic: float32 or float64
     offset: int  # bytes from the array's first element to where the walk begins
+    mask_offset: int  # bytes from the mask's first element to there
     table: npt.NDArray[np.int64]
     tasks: int
     parts: int  # tasks where the parts of a row are shared
     nbytes: int
     batch_axes: tuple[int, ...]
+    keep_axes: tuple[int, ...]
     inverse: tuple[int, ...]  # the result's axes in the order (batch axes, kept axes)
     small: bool  # one task or a few, in one piece: the shortest way through Python
     space: tuple[int, int]  # workspace in bytes: shared by all threads, and of each
@@ -80,23 +83,29 @@ class Plan:
 
 
 def axes_of(
-    shape: tuple[int, ...], strides: tuple[int, ...], batch: tuple[int, ...], keep: tuple[int, ...]
-) -> tuple[list[Axis], int]:
-    """Give the axes in memory's order, outermost first, joined where they walk as one, and an offset.
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    mask: tuple[int, ...],
+    batch: tuple[int, ...],
+    keep: tuple[int, ...],
+) -> tuple[list[Axis], int, int]:
+    """Give the axes in memory's order, outermost first, joined where they walk as one, and two offsets.
 
-    Axes of one step drop out. A summed axis that runs backwards is turned
-    round, which changes no sum; an axis that stands still (stride 0) goes
+    These are where the walk begins, in the logits and in the mask (of `mask`
+    strides). Axes of one step drop out. A summed axis that runs backwards is
+    turned round, which changes no sum; an axis that stands still (stride 0) goes
     outermost.
     """
-    axes, offset = [], 0
-    for order, (size, pitch) in enumerate(zip(shape, strides, strict=True)):
+    axes, offset, mask_offset = [], 0, 0
+    for order, (size, pitch, apart) in enumerate(zip(shape, strides, mask, strict=True)):
         role = "b" if order in batch else "l" if order in keep else "k"
         if size == 1:
             continue
         if role == "k" and pitch < 0:
             offset += (size - 1) * pitch
-            pitch = -pitch
-        axes.append(Axis(size, pitch, role, order))
+            mask_offset += (size - 1) * apart
+            pitch, apart = -pitch, -apart
+        axes.append(Axis(size, pitch, role, order, apart))
     axes.sort(key=lambda axis: (axis.pitch != 0, -abs(axis.pitch), axis.order))
     # Which kept (batch) axis follows which in the result.
     follows: dict[int, int] = {}
@@ -110,12 +119,13 @@ def axes_of(
             last is not None
             and last.role == axis.role
             and last.pitch == axis.size * axis.pitch
+            and last.mask == axis.size * axis.mask
             and (axis.role == "k" or follows.get(axis.order) == last.order)
         ):
-            joined[-1] = Axis(last.size * axis.size, axis.pitch, axis.role, axis.order)
+            joined[-1] = Axis(last.size * axis.size, axis.pitch, axis.role, axis.order, axis.mask)
         else:
             joined.append(axis)
-    return joined, offset
+    return joined, offset, mask_offset
 
 
 def _product(axes: list[Axis]) -> int:
@@ -127,9 +137,14 @@ def _in_order(axes: list[Axis], role: str) -> list[Axis]:
 
 
 def plan_rows(
-    axes: list[Axis], item: int, kind_item: int, code: int
+    axes: list[Axis], item: int, kind_item: int, code: int, ways: tuple[bool, bool, bool]
 ) -> tuple[npt.NDArray[np.int64], int, int]:
-    """Fill the table of rows taken token by token; a code of -1 reads them in place."""
+    """Fill the table of rows taken token by token.
+
+    `code` is that of the numbers in memory. `ways` says whether they are brought together in a tile, whether
+    there is a mask, and whether rows have lengths.
+    """
+    gathered, masked, limited = ways
     batch, kept, summed = _in_order(axes, "b"), _in_order(axes, "l"), [a for a in axes if a.role == "k"]
     rows, tokens, terms = _product(batch), _product(kept), _product(summed)
     lanes = 64 // kind_item
@@ -143,7 +158,7 @@ def plan_rows(
     # A token's pieces stay in one part.
     part_blocks = -(-PART_BLOCKS // pieces) * pieces
     row_bytes = tokens * terms * item
-    table = np.zeros(fields.ROWS_AXES + 2 * (len(batch) + len(kept) + len(summed)), np.int64)
+    table = np.zeros(fields.ROWS_AXES + 3 * (len(batch) + len(kept) + len(summed)), np.int64)
     table[fields.ROWS] = rows
     table[fields.TOKENS] = tokens
     table[fields.TERMS] = terms
@@ -157,16 +172,40 @@ def plan_rows(
     table[fields.ROWS_A_TASK] = max(1, TASK // row_bytes)
     # Their tokens, filled up to a vector, fit the area that exponentials are spread to.
     tile_rows = min(AREA // (8 * terms) // 8 * 8 // tokens, fields.TILE_ROWS_MOST)
-    table[fields.TILE_ROWS] = tile_rows if code < 0 and terms <= fields.SHORT and tile_rows > 1 else 0
-    table[fields.GATHERED] = code >= 0
-    table[fields.KIND] = max(code, 0)
+    apart = gathered or masked or limited
+    table[fields.TILE_ROWS] = tile_rows if not apart and terms <= fields.SHORT and tile_rows > 1 else 0
+    table[fields.GATHERED] = gathered
+    table[fields.WHOLE] = in_one_piece(axes, item)
+    table[fields.MASKED], table[fields.MASK_STEP] = _mask_way(axes) if masked else (fields.NO_MASK, 0)
+    table[fields.KIND] = code
+    table[fields.ITEM] = item
     table[fields.ROWS_BATCH] = len(batch)
     table[fields.ROWS_KEPT] = len(kept)
     table[fields.ROWS_SUMMED] = len(summed)
     for i, axis in enumerate(batch + kept + summed):
-        table[fields.ROWS_AXES + 2 * i : fields.ROWS_AXES + 2 * i + 2] = axis.size, axis.pitch
+        table[fields.ROWS_AXES + 3 * i : fields.ROWS_AXES + 3 * i + 3] = axis.size, axis.pitch, axis.mask
     tasks = -(-rows // int(table[fields.ROWS_A_TASK]))
     return table, tasks, rows * int(table[fields.PARTS])
+
+
+def _mask_way(axes: list[Axis]) -> tuple[int, int]:
+    """Give how a row's mask lies, and the bytes from one token's to the next."""
+    row = [axis for axis in axes if axis.role != "b"]
+    if _steady([(axis.size, axis.mask) for axis in row], 1):
+        return fields.BESIDE, 0
+    kept = [axis for axis in row if axis.role == "l"]
+    if len(kept) <= 1 and not any(axis.mask for axis in row if axis.role == "k"):
+        return fields.BY_TOKEN, kept[0].mask if kept else 0
+    return fields.ANYHOW, 0
+
+
+def _steady(sizes: list[tuple[int, int]], pitch: int) -> bool:
+    """Say whether axes (size, pitch), the last running fastest, walk memory in steps of one pitch."""
+    for size, step in reversed(sizes):
+        if step != pitch:
+            return False
+        pitch *= size
+    return True
 
 
 def rows_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -198,17 +237,12 @@ def nest_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[int, int]:
 
 
 def in_one_piece(axes: list[Axis], item: int) -> bool:
-    """Say whether every row's tokens lie side by side, and each one's terms."""
+    """Say whether every row's tokens lie side by side in the result's order, and each one's terms."""
     row = [axis for axis in axes if axis.role != "b"]
-    roles = "".join(axis.role for axis in row)
-    if roles not in ("", "l", "k", "lk"):
+    kept = [axis.order for axis in row if axis.role == "l"]
+    if [axis.role for axis in row] != ["l"] * len(kept) + ["k"] * (len(row) - len(kept)):
         return False
-    pitch = item
-    for axis in reversed(row):
-        if axis.pitch != pitch:
-            return False
-        pitch *= axis.size
-    return True
+    return kept == sorted(kept) and _steady([(axis.size, axis.pitch) for axis in row], item)
 
 
 def _side_by_side(axes: list[Axis], run: Axis, item: int) -> int:
@@ -360,6 +394,15 @@ def _ahead(
     return max(1, TILE // visited) * pitch
 
 
+def format_of(dtype: np.dtype[Any]) -> int:
+    """Give the number of a format in KINDS, SWAPPED further on for the other byte order; -1 for any other."""
+    letter = "b" if dtype.name == "bfloat16" else "u" if dtype.kind == "b" else dtype.kind
+    name = f"{letter}{dtype.itemsize}"
+    if name not in KINDS:
+        return -1
+    return KINDS.index(name) + (0 if dtype.isnative else SWAPPED)
+
+
 @functools.lru_cache(maxsize=512)
 def make_plan(
     shape: tuple[int, ...],
@@ -370,26 +413,33 @@ def make_plan(
     keep: tuple[int, ...],
     log: bool,
     widened: bool,
+    mask: tuple[int, ...] | None = None,
+    limited: bool = False,
 ) -> Plan:
-    """Plan the walk over an array; `widened` asks for float64 arithmetic on float32 logits."""
-    result = dtype.newbyteorder("=") if dtype.kind == "f" else np.dtype(np.float64)
-    kind = np.dtype(np.float64) if widened else result
+    """Plan the walk over an array.
+
+    `widened` asks for float64 arithmetic on narrower logits; `mask` holds a mask's strides, if there is one;
+    `limited` says that rows have lengths.
+    """
+    code = format_of(dtype)
+    floating = KINDS[code % SWAPPED][0] in "fb"
+    result = dtype.newbyteorder("=") if floating else np.dtype(np.float64)
+    kind = np.dtype(np.float32 if floating and dtype.itemsize <= 4 and not widened else np.float64)
     both = batch + keep
     item = dtype.itemsize
-    code = -1
-    if dtype.kind != "f" or widened or not dtype.isnative or not aligned:
-        code = fields.KINDS.index(("u" if dtype.kind == "b" else dtype.kind) + str(item))
-        code += 0 if dtype.isnative else fields.SWAPPED
-    way, offset, tasks, parts = "empty", 0, 0, 0
+    gathered = code != format_of(kind) or not aligned
+    apart = gathered or mask is not None or limited
+    way, offset, mask_offset, tasks, parts = "empty", 0, 0, 0, 0
     space = parts_space = (0, 0)
     lanes = 64 // kind.itemsize
     table = np.zeros(1, np.int64)
     nbytes = math.prod(shape) * item
     if nbytes:
-        axes, offset = axes_of(shape, strides, batch, keep)
-        if code >= 0 or in_one_piece(axes, item):
+        axes, offset, mask_offset = axes_of(shape, strides, mask or (0,) * len(shape), batch, keep)
+        if apart or in_one_piece(axes, item):
             way = "rows"
-            table, tasks, parts = plan_rows(axes, item, kind.itemsize, code)
+            ways = gathered, mask is not None, limited
+            table, tasks, parts = plan_rows(axes, item, kind.itemsize, code, ways)
             space, parts_space = rows_space(table, lanes)
         else:
             way = "nest"
@@ -407,12 +457,14 @@ def make_plan(
         dtype=result,
         kind=kind,
         offset=offset,
+        mask_offset=mask_offset,
         table=table,
         tasks=tasks,
         parts=parts,
         nbytes=nbytes,
         batch_axes=batch,
-        small=way == "rows" and code < 0 and nbytes <= SERIAL and in_order and in_c_order,
+        keep_axes=keep,
+        small=way == "rows" and not apart and nbytes <= SERIAL and in_order and in_c_order,
         space=space,
         parts_space=parts_space,
         inverse=tuple(sorted(both).index(axis) for axis in both),

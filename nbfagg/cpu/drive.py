@@ -13,7 +13,7 @@ from nbfagg.fields import RESULT_ROWS
 @compiled()
 def rows_small(like, flat, plan, law, scale, log, out, work, tasks):
     """Take a small array's rows: given as arrays, since Python needs 0.8 us to tell an address."""
-    source, result, space = flat.ctypes.data, out.ctypes.data, work.ctypes.data
+    source, result, space = (flat.ctypes.data, 0, 0), out.ctypes.data, work.ctypes.data
     for task in range(tasks):
         whole_rows(like, source, plan, law, scale, log, result, 0, space, task)
 

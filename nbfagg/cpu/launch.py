@@ -77,12 +77,19 @@ def run(
     out: npt.NDArray[Any],
     lse: npt.NDArray[Any] | None,
     workers: int | None,
+    mask: npt.NDArray[np.bool_] | None = None,
+    lengths: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Aggregate `a` into `out`, (batch axes, kept axes) in one piece, and its log-sum-exp into `lse`."""
+    source = (
+        a.ctypes.data + plan.offset,
+        0 if mask is None else mask.ctypes.data + plan.mask_offset,
+        0 if lengths is None else lengths.ctypes.data,
+    )
     count = threads(workers, plan.nbytes)
     arguments = (
         plan.like,
-        a.ctypes.data + plan.offset,
+        source,
         plan.table,
         law_of(scale, plan.kind),
         scale,

@@ -293,7 +293,7 @@ def axis(plan, number):
 @jit
 def walk(like, source, plan, law, shared, work, task):
     """Visit all that one task owns, outermost axis first."""
-    p, cell = source, 0
+    p, cell = source[0], 0
     width = plan[WIDTH]
     count = 0
     for a in range(plan[TASK_AXES] - 1, -1, -1):

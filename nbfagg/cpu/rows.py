@@ -19,7 +19,7 @@ import numpy as np
 from nbfagg import scalar
 from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down, weigh_one
 from nbfagg.cpu.gather import locate
-from nbfagg.cpu.single import finish_parts, sum_at, write_parts
+from nbfagg.cpu.single import finish_parts, gap_of, sum_at, write_parts
 from nbfagg.cpu.sums import sum_of
 from nbfagg.cpu.tiles import NARROW, extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import tiny_rows
@@ -65,14 +65,20 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, lows, out, buff
             token = block * block_tokens
             count = min(block_tokens, tokens - token)
             p = locate(like, source, plan, row, token, count, 0, terms, buffer)
-            top, bottom = extremes(like, p, count * terms)
-            p = move_origin(like, p, count * terms, top, law, buffer)
-            ahead = block_tokens * terms * size
             place, low = (sums, lows) if plan[SUMS_IN_RESULT] else (sums + 8 * token, lows + 8 * token)
-            if in_parts(like, plan, top, bottom, law):
-                total, lost = write_parts(like, p, count, top, law, place, ahead)
+            if p == 0:
+                top, bottom, total, lost = -math.inf, math.inf, 0.0, 0.0
+                clear_sums(like, plan, place, low, count, law)
             else:
-                total, lost = token_sums(like, p, count, terms, top, bottom, law, place, low, scratch, ahead)
+                top, bottom = extremes(like, p, count * terms)
+                p = move_origin(like, p, count * terms, top, law, buffer)
+                ahead = block_tokens * terms * size
+                if in_parts(like, plan, top, bottom, law):
+                    total, lost = write_parts(like, p, count, top, law, place, ahead)
+                else:
+                    total, lost = token_sums(
+                        like, p, count, terms, top, bottom, law, place, low, scratch, ahead
+                    )
             if plan[SUMS_IN_RESULT]:
                 if lanes(like) == 8:
                     # The total of what is kept: a token that is all of it has weight 1.
@@ -84,12 +90,27 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, lows, out, buff
             term = block % pieces * plan[PIECE_TERMS]
             count = min(plan[PIECE_TERMS], terms - term)
             p = locate(like, source, plan, row, block // pieces, 1, term, count, buffer)
-            top, bottom = extremes(like, p, count)
-            p = move_origin(like, p, count, top, law, buffer)
-            total, lost = run_sum(like, p, count, top, bottom, law, plan[PIECE_TERMS] * size)
+            top, bottom, total, lost = -math.inf, math.inf, 0.0, 0.0
+            if p != 0:
+                top, bottom = extremes(like, p, count)
+                p = move_origin(like, p, count, top, law, buffer)
+                total, lost = run_sum(like, p, count, top, bottom, law, plan[PIECE_TERMS] * size)
         write_note(notes + NOTE * block, top, bottom, total, lost)
         part_maximum, whole, rest = scalar.merge(part_maximum, whole, rest, top, total, lost, law)
     return part_maximum, whole, rest
+
+
+@jit
+def clear_sums(like, plan, sums, lows, count, law):
+    """Write the sums of `count` tokens that are left out, in either form."""
+    if in_parts(like, plan, -math.inf, math.inf, law):
+        for i in range(0, 2 * gap_of(count), 8):
+            poke(sums + i, 0.0)
+        return
+    for i in range(count):
+        poke(sums + 8 * i, 0.0)
+        if lanes(like) == 8:
+            poke(lows + 8 * i, 0.0)
 
 
 @jit
@@ -127,6 +148,8 @@ def log_token(like, source, plan, law, row, token, total_sum, top, row_top, tota
     terms = plan[TERMS]
     if total_sum * lift_down(like) < DOUBT:
         p = locate(like, source, plan, row, token, 1, 0, terms, buffer)
+        if p == 0:
+            return finish_log(like, 0.0, -math.inf, row_top, total, law)
         top, bottom = extremes(like, p, terms)
         p = move_origin(like, p, terms, top, law, buffer)
         total_sum, _ = run_sum(like, p, terms, top, bottom, law, 0)

@@ -27,7 +27,7 @@ AHEAD = 8 * 1024
 @jit
 def row_at(source, plan, row):
     """Give the address of a row's logits."""
-    return source + offset_of(plan, 0, plan[ROWS_BATCH], row)
+    return source[0] + offset_of(plan, 0, plan[ROWS_BATCH], row, 1)
 
 
 @jit

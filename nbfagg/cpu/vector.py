@@ -248,19 +248,6 @@ def peek(typingctx, like, address):
 
 
 @intrinsic
-def peek_swapped(typingctx, like, address):
-    """Load the scalar at `address`, whose bytes lie in the other order, of the type of the scalar `like`."""
-
-    def codegen(context, builder, signature, args):
-        result = context.get_value_type(like)
-        bits = ir.IntType(8 * result.get_abi_size(context.target_data))
-        swapped = builder.bswap(builder.load(_pointer(builder, args[1], bits), align=1))
-        return builder.bitcast(swapped, result)
-
-    return like(like, types.intp), codegen
-
-
-@intrinsic
 def poke(typingctx, address, value):
     """Store the scalar `value` at `address`."""
 
