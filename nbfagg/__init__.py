@@ -14,12 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbfagg import reference
-    from nbfagg.api import fagg, warmup
+    from nbfagg.api import fagg, fagg_packed, fagg_vjp, warmup
     from nbfagg.info import show_config
 
-__all__ = ["fagg", "reference", "show_config", "warmup"]
+__all__ = ["fagg", "fagg_packed", "fagg_vjp", "reference", "show_config", "warmup"]
 
-_HOME = {"fagg": "nbfagg.api", "warmup": "nbfagg.api", "show_config": "nbfagg.info"}
+_HOME = {
+    "fagg": "nbfagg.api",
+    "fagg_packed": "nbfagg.api",
+    "fagg_vjp": "nbfagg.api",
+    "warmup": "nbfagg.api",
+    "show_config": "nbfagg.info",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,17 +23,23 @@ The kernels read them by these names; plan.py writes them by the same.
     MASK_STEP,  # bytes from one token's mask to the next, where it is BY_TOKEN
     KIND,  # of the numbers in memory, where they are gathered: KINDS
     ITEM,  # bytes of such a number
-    ROWS_BATCH,  # axes in the table of the batch (size, pitch, pitch of the mask), from ROWS_AXES on
+    OUT_WHOLE,  # of a gradient: 1 if a row of it lies in one piece
+    OUT_KIND,  # its numbers: KINDS
+    OUT_ITEM,  # bytes of such a number
+    ROWS_BATCH,  # axes in the table of the batch, from ROWS_AXES on
     ROWS_KEPT,  # axes in the table of the tokens, next
     ROWS_SUMMED,  # axes in the table of the terms, last
-) = range(21)
-ROWS_AXES = 21
+) = range(24)
+ROWS_AXES = 24
+# An axis is four integers: its size, and its pitch in bytes in the logits, in
+# their mask, in the gradient.
+ROW_AXIS = 4
 # Of a mask: none, beside the logits number by number, the same for all terms of a token, any other.
 NO_MASK, BESIDE, BY_TOKEN, ANYHOW = range(4)
 # What a gather reads: NumPy's type codes, and bfloat16; a swapped one is SWAPPED further on.
 KINDS = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "b2")
 SWAPPED = len(KINDS)
-HALF, BRAIN = KINDS.index("f2"), KINDS.index("b2")
+SINGLE, DOUBLE, HALF, BRAIN = (KINDS.index(name) for name in ("f4", "f8", "f2", "b2"))
 
 # Axes of any order, innermost contiguous (cpu/nest.py).
 # A head, then three tables of axes from AXES on: those that tell tasks apart,
@@ -69,6 +75,13 @@ SHORT = 64
 # A tile: a block of whole tokens, or a piece of one; with its scratch it stays in
 # 32 KiB of L1. 16 KiB were as fast as 4 and faster than 64, within noise.
 TILE = 16 * 1024
+# A tile of the gradient, which has as much beside it for exponentials and for factors.
+GRADIENT_TILE = 8 * 1024
+GRADIENT_ROOM = GRADIENT_TILE + 2 * 64
+# Up to so many tokens a row's sums wait as float64 in a workspace (512 KiB, half
+# of a usual L2); above it they wait in the result, at the cost of one more
+# rounding, since reading the logits twice moves more bytes from K = 3 on.
+SUMS_TOKENS = 1 << 16
 # Steps that columns are walked down at a time. The same for every shape, since a
 # cell's bits depend on it. 32 are 3 % faster in cache, and up to 1.6 times as slow out of
 # it: lines a power of two apart then meet in too few sets of L1.

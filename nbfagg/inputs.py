@@ -83,6 +83,7 @@ def plan_for(
     widened: bool,
     mask: tuple[int, ...] | None = None,
     limited: bool = False,
+    out: tuple[int, ...] | None = None,
 ) -> Plan:
     """Check the axes and plan the walk."""
     batch = _axes("batch_axis", batch_axis, shape)
@@ -94,11 +95,11 @@ def plan_for(
         )
     if limited and (len(batch) != 1 or len(keep) != 1):
         raise ValueError(
-            f"fagg: lengths with batch_axis={batch_axis!r} and keep_axis={keep_axis!r} of a of shape {shape}; "
+            f"fagg: lengths with batch_axis={batch_axis!r} and keep_axis={keep_axis!r}, a has shape {shape}; "
             "want one batch axis and one kept axis, or a mask (where) instead"
         )
     batch, keep = tuple(sorted(batch)), tuple(sorted(keep))
-    return make_plan(shape, strides, dtype, aligned, batch, keep, log, widened, mask, limited)
+    return make_plan(shape, strides, dtype, aligned, batch, keep, log, widened, mask, limited, out)
 
 
 def hashable_axes(name: str, axes: Any, shape: tuple[int, ...]) -> Any:
@@ -180,30 +181,85 @@ def as_lengths(
             )
         if rows and (given.min() < 0 or given.max() > tokens):
             raise ValueError(
-                f"fagg: lengths from {given.min()} to {given.max()}; want 0 to {tokens}, the size of the kept "
-                f"axis of a of shape {shape}"
+                f"fagg: lengths from {given.min()} to {given.max()}; want 0 to {tokens}, the size of "
+                f"the kept axis of a of shape {shape}"
             )
     return np.ascontiguousarray(given, np.int64)
 
 
-def check_out(out: Any, a: npt.NDArray[Any], plan: Plan, where: npt.NDArray[np.bool_] | None = None) -> None:
+def as_offsets(offsets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Give the offsets of packed rows as int64 in one piece."""
+    wanted = f"want (B + 1,) integers that rise from 0 to {shape[0]}, the tokens of a of shape {shape}"
+    given = np.asarray(offsets)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"fagg: offsets has dtype {given.dtype}; {wanted}")
+    if given.ndim != 1 or given.size == 0:
+        raise ValueError(f"fagg: offsets has shape {given.shape}; {wanted}")
+    if given[0] != 0 or given[-1] != shape[0]:
+        raise ValueError(f"fagg: offsets from {given[0]} to {given[-1]}; {wanted}")
+    falls = np.flatnonzero(given[1:] < given[:-1])
+    if falls.size:
+        row = int(falls[0])
+        raise ValueError(f"fagg: offsets[{row + 1}]={given[row + 1]} after {given[row]}; {wanted}")
+    return np.ascontiguousarray(given, np.int64)
+
+
+def check_out(out: Any, a: npt.NDArray[Any], plan: Plan, where: npt.NDArray[np.bool_] | None) -> None:
     """Refuse an `out` that cannot take the result."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"fagg: out is a {type(out).__name__}; want a NumPy array")
-    if out.shape != plan.shape or out.dtype != plan.dtype:
-        wanted = f"want shape {plan.shape} and dtype {plan.dtype} for a of shape {a.shape}"
-        if out.shape != plan.shape:
-            raise ValueError(f"fagg: out has shape {out.shape}; {wanted}")
-        raise TypeError(f"fagg: out has dtype {out.dtype}; {wanted}")
-    if not out.flags.writeable:
-        raise ValueError(f"fagg: out of shape {out.shape} is not writeable; want an array that is")
+    _check_place(out, plan.shape, plan.dtype, a)
     if _overlap(out, a):
         raise ValueError(f"fagg: out of shape {out.shape} shares memory with a; want memory of its own")
     if where is not None and _overlap(out, where):
         raise ValueError(f"fagg: out of shape {out.shape} shares memory with where; want memory of its own")
+
+
+def check_packed_out(out: Any, a: npt.NDArray[Any], plan: Plan) -> None:
+    """Refuse an `out` that cannot take the result of packed rows."""
+    _check_place(out, (len(a),), plan.dtype, a)
+    if _overlap(out, a):
+        raise ValueError(f"fagg: out of shape {out.shape} shares memory with a; want memory of its own")
+
+
+def check_gradient_out(out: Any, a: npt.NDArray[Any], dtype: np.dtype[Any], others: dict[str, Any]) -> None:
+    """Refuse an `out` that cannot take the gradient; it may be `a` itself."""
+    _check_place(out, a.shape, dtype, a)
+    itself = out.ctypes.data == a.ctypes.data and out.strides == a.strides and out.dtype == a.dtype
+    if not itself and _overlap(out, a):
+        raise ValueError(
+            f"fagg: out of shape {out.shape} shares memory with a otherwise than element by element; want a "
+            "itself, or memory of its own"
+        )
+    for name, other in others.items():
+        if isinstance(other, np.ndarray) and _overlap(out, other):
+            raise ValueError(
+                f"fagg: out of shape {out.shape} shares memory with {name}; want memory of its own"
+            )
+
+
+def _check_place(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.NDArray[Any]) -> None:
+    """Refuse what is not an array of this shape and dtype that can be written."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"fagg: out is a {type(out).__name__}; want a NumPy array")
+    wanted = f"want shape {shape} and dtype {dtype} for a of shape {a.shape}"
+    if out.shape != shape:
+        raise ValueError(f"fagg: out has shape {out.shape}; {wanted}")
+    if out.dtype != dtype:
+        raise TypeError(f"fagg: out has dtype {out.dtype}; {wanted}")
+    if not out.flags.writeable:
+        raise ValueError(f"fagg: out of shape {out.shape} is not writeable; want an array that is")
     repeats = [size > 1 and stride == 0 for size, stride in zip(out.shape, out.strides, strict=True)]
     if out.size and any(repeats):
         raise ValueError(f"fagg: out of shape {out.shape} repeats its own elements; want one place for each")
+
+
+def as_given(name: str, value: Any, shape: tuple[int, ...], a: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Give what came with the logits of a result's shape: a gradient, alpha, lse."""
+    given = np.asarray(value)
+    if format_of(given.dtype) < 0:
+        raise TypeError(f"fagg: {name} has dtype {given.dtype}; want floating-point numbers")
+    if given.shape != shape:
+        raise ValueError(f"fagg: {name} has shape {given.shape}; want {shape} for a of shape {a.shape}")
+    return given
 
 
 def _overlap(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> bool:

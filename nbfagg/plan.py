@@ -7,6 +7,7 @@ follows from the number of rows or threads decides only who sums it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -17,14 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nbfagg import fields, scalar
-from nbfagg.fields import AREA, KINDS, SCRATCH_BYTES, SWAPPED, TILE
+from nbfagg.fields import AREA, GRADIENT_TILE, KINDS, SCRATCH_BYTES, SWAPPED, TILE
 
 # Blocks of a part: 1 MiB, small enough to share a single row evenly.
 PART_BLOCKS = 64
-# Up to so many tokens a row's sums wait as float64 in a workspace (512 KiB, half
-# of a usual L2); above it they wait in the result, at the cost of one more
-# rounding, since reading the logits twice moves more bytes from K = 3 on.
-SUMS_TOKENS = 1 << 16
 # A task that a thread draws; much smaller ones queue, much larger ones wait for the last.
 TASK = 128 * 1024
 # Below this one thread is done before others are awake (about 2 us).
@@ -48,6 +45,7 @@ class Axis:
     role: str  # "b"atch, "l" kept, "k" summed
     order: int  # of the axis in the array
     mask: int = 0  # bytes from one step to the next in the mask
+    out: int = 0  # and in the gradient
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,9 @@ class Plan:
     layout: tuple[int, ...]  # axes of (batch axes, kept axes) in the result's order
     dtype: np.dtype[Any]  # of the result
     kind: np.dtype[Any]  # of the arithmetic: float32 or float64
-    offset: int  # bytes from the array's first element to where the walk begins
-    mask_offset: int  # bytes from the mask's first element to there
+    begin: tuple[
+        int, int, int
+    ]  # bytes from the first element to where the walk begins: logits, mask, gradient
     table: npt.NDArray[np.int64]
     tasks: int
     parts: int  # tasks where the parts of a row are shared
@@ -85,27 +84,28 @@ class Plan:
 def axes_of(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
-    mask: tuple[int, ...],
     batch: tuple[int, ...],
     keep: tuple[int, ...],
-) -> tuple[list[Axis], int, int]:
-    """Give the axes in memory's order, outermost first, joined where they walk as one, and two offsets.
+    mask: tuple[int, ...] | None = None,
+    out: tuple[int, ...] | None = None,
+) -> tuple[list[Axis], tuple[int, int, int]]:
+    """Give the axes in memory's order, outermost first, joined where they walk as one, and three offsets.
 
-    These are where the walk begins, in the logits and in the mask (of `mask`
-    strides). Axes of one step drop out. A summed axis that runs backwards is
-    turned round, which changes no sum; an axis that stands still (stride 0) goes
-    outermost.
+    These are where the walk begins: in the logits, in the mask, in the gradient,
+    of which `mask` and `out` are the strides. Axes of one step drop out. A summed axis that
+    runs backwards is turned round, which changes no sum; an axis that stands
+    still (stride 0) goes outermost.
     """
-    axes, offset, mask_offset = [], 0, 0
-    for order, (size, pitch, apart) in enumerate(zip(shape, strides, mask, strict=True)):
+    none = (0,) * len(shape)
+    axes, begin = [], [0, 0, 0]
+    for order, (size, *pitches) in enumerate(zip(shape, strides, mask or none, out or none, strict=True)):
         role = "b" if order in batch else "l" if order in keep else "k"
         if size == 1:
             continue
-        if role == "k" and pitch < 0:
-            offset += (size - 1) * pitch
-            mask_offset += (size - 1) * apart
-            pitch, apart = -pitch, -apart
-        axes.append(Axis(size, pitch, role, order, apart))
+        if role == "k" and pitches[0] < 0:
+            begin = [start + (size - 1) * pitch for start, pitch in zip(begin, pitches, strict=True)]
+            pitches = [-pitch for pitch in pitches]
+        axes.append(Axis(size, pitches[0], role, order, *pitches[1:]))
     axes.sort(key=lambda axis: (axis.pitch != 0, -abs(axis.pitch), axis.order))
     # Which kept (batch) axis follows which in the result.
     follows: dict[int, int] = {}
@@ -120,12 +120,13 @@ def axes_of(
             and last.role == axis.role
             and last.pitch == axis.size * axis.pitch
             and last.mask == axis.size * axis.mask
+            and last.out == axis.size * axis.out
             and (axis.role == "k" or follows.get(axis.order) == last.order)
         ):
-            joined[-1] = Axis(last.size * axis.size, axis.pitch, axis.role, axis.order, axis.mask)
+            joined[-1] = dataclasses.replace(axis, size=last.size * axis.size)
         else:
             joined.append(axis)
-    return joined, offset, mask_offset
+    return joined, (begin[0], begin[1], begin[2])
 
 
 def _product(axes: list[Axis]) -> int:
@@ -137,18 +138,18 @@ def _in_order(axes: list[Axis], role: str) -> list[Axis]:
 
 
 def plan_rows(
-    axes: list[Axis], item: int, kind_item: int, code: int, ways: tuple[bool, bool, bool]
+    axes: list[Axis], item: int, kind_item: int, code: int, ways: tuple[bool, bool, bool], out_code: int
 ) -> tuple[npt.NDArray[np.int64], int, int]:
     """Fill the table of rows taken token by token.
 
     `code` is that of the numbers in memory. `ways` says whether they are brought together in a tile, whether
-    there is a mask, and whether rows have lengths.
+    there is a mask, and whether rows have lengths. `out_code` is that of a gradient's numbers, -1 without.
     """
     gathered, masked, limited = ways
     batch, kept, summed = _in_order(axes, "b"), _in_order(axes, "l"), [a for a in axes if a.role == "k"]
     rows, tokens, terms = _product(batch), _product(kept), _product(summed)
     lanes = 64 // kind_item
-    tile = TILE // kind_item
+    tile = (TILE if out_code < 0 else GRADIENT_TILE) // kind_item
     pieces = -(-terms // tile) if terms > tile else 1
     block_tokens = max(1, tile // terms)
     if block_tokens > lanes:
@@ -158,7 +159,7 @@ def plan_rows(
     # A token's pieces stay in one part.
     part_blocks = -(-PART_BLOCKS // pieces) * pieces
     row_bytes = tokens * terms * item
-    table = np.zeros(fields.ROWS_AXES + 3 * (len(batch) + len(kept) + len(summed)), np.int64)
+    table = np.zeros(fields.ROWS_AXES + fields.ROW_AXIS * (len(batch) + len(kept) + len(summed)), np.int64)
     table[fields.ROWS] = rows
     table[fields.TOKENS] = tokens
     table[fields.TERMS] = terms
@@ -168,7 +169,7 @@ def plan_rows(
     table[fields.BLOCKS] = blocks
     table[fields.PART_BLOCKS] = part_blocks
     table[fields.PARTS] = -(-blocks // part_blocks)
-    table[fields.SUMS_IN_RESULT] = tokens > SUMS_TOKENS
+    table[fields.SUMS_IN_RESULT] = tokens > fields.SUMS_TOKENS
     table[fields.ROWS_A_TASK] = max(1, TASK // row_bytes)
     # Their tokens, filled up to a vector, fit the area that exponentials are spread to.
     tile_rows = min(AREA // (8 * terms) // 8 * 8 // tokens, fields.TILE_ROWS_MOST)
@@ -179,11 +180,19 @@ def plan_rows(
     table[fields.MASKED], table[fields.MASK_STEP] = _mask_way(axes) if masked else (fields.NO_MASK, 0)
     table[fields.KIND] = code
     table[fields.ITEM] = item
+    if out_code >= 0:
+        out_item = int(KINDS[out_code][1])
+        row = [axis for axis in axes if axis.role != "b"]
+        table[fields.OUT_WHOLE] = in_one_piece(axes, item) and _steady(
+            [(a.size, a.out) for a in row], out_item
+        )
+        table[fields.OUT_KIND] = out_code
+        table[fields.OUT_ITEM] = out_item
     table[fields.ROWS_BATCH] = len(batch)
     table[fields.ROWS_KEPT] = len(kept)
     table[fields.ROWS_SUMMED] = len(summed)
-    for i, axis in enumerate(batch + kept + summed):
-        table[fields.ROWS_AXES + 3 * i : fields.ROWS_AXES + 3 * i + 3] = axis.size, axis.pitch, axis.mask
+    entries = [(axis.size, axis.pitch, axis.mask, axis.out) for axis in batch + kept + summed]
+    table[fields.ROWS_AXES :] = [number for entry in entries for number in entry]
     tasks = -(-rows // int(table[fields.ROWS_A_TASK]))
     return table, tasks, rows * int(table[fields.PARTS])
 
@@ -222,6 +231,16 @@ def rows_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[tuple[int, int
         fields.NOTE * int(table[fields.PARTS]) + notes + (0 if in_result else row)
     )
     return whole, (shared, (block if in_result else 0) + room)
+
+
+def row_space(plan: Plan, tokens: int) -> int:
+    """Give the workspace of a thread that takes packed rows of up to so many tokens, in bytes."""
+    table = plan.table.copy()
+    table[fields.TOKENS] = tokens
+    table[fields.BLOCKS] = tokens * table[fields.PIECES]
+    # Either side of the limit may ask for more.
+    table[fields.SUMS_IN_RESULT] = 0
+    return rows_space(table, 64 // plan.kind.itemsize)[0][1]
 
 
 def nest_space(table: npt.NDArray[np.int64], lanes: int) -> tuple[int, int]:
@@ -415,11 +434,12 @@ def make_plan(
     widened: bool,
     mask: tuple[int, ...] | None = None,
     limited: bool = False,
+    out: tuple[int, ...] | None = None,
 ) -> Plan:
     """Plan the walk over an array.
 
     `widened` asks for float64 arithmetic on narrower logits; `mask` holds a mask's strides, if there is one;
-    `limited` says that rows have lengths.
+    `limited` says that rows have lengths; `out` holds a gradient's strides, if one is to be taken.
     """
     code = format_of(dtype)
     floating = KINDS[code % SWAPPED][0] in "fb"
@@ -429,17 +449,18 @@ def make_plan(
     item = dtype.itemsize
     gathered = code != format_of(kind) or not aligned
     apart = gathered or mask is not None or limited
-    way, offset, mask_offset, tasks, parts = "empty", 0, 0, 0, 0
+    way, begin, tasks, parts = "empty", (0, 0, 0), 0, 0
     space = parts_space = (0, 0)
     lanes = 64 // kind.itemsize
     table = np.zeros(1, np.int64)
     nbytes = math.prod(shape) * item
     if nbytes:
-        axes, offset, mask_offset = axes_of(shape, strides, mask or (0,) * len(shape), batch, keep)
-        if apart or in_one_piece(axes, item):
+        axes, begin = axes_of(shape, strides, batch, keep, mask, out)
+        if apart or out is not None or in_one_piece(axes, item):
             way = "rows"
             ways = gathered, mask is not None, limited
-            table, tasks, parts = plan_rows(axes, item, kind.itemsize, code, ways)
+            out_code = -1 if out is None else format_of(result)
+            table, tasks, parts = plan_rows(axes, item, kind.itemsize, code, ways, out_code)
             space, parts_space = rows_space(table, lanes)
         else:
             way = "nest"
@@ -456,8 +477,7 @@ def make_plan(
         layout=tuple(both.index(i) for i in sorted(both)),
         dtype=result,
         kind=kind,
-        offset=offset,
-        mask_offset=mask_offset,
+        begin=begin,
         table=table,
         tasks=tasks,
         parts=parts,
@@ -470,6 +490,12 @@ def make_plan(
         inverse=tuple(sorted(both).index(axis) for axis in both),
         like=kind.type(0),
     )
+
+
+def packed_plan(a: npt.NDArray[Any], kind: np.dtype[Any], log: bool) -> Plan:
+    """Plan the walk over one row (a batch of one) of packed rows, in arithmetic of this kind."""
+    widened = kind.itemsize == 8 and a.dtype.itemsize < 8 and a.dtype.kind not in "iub"
+    return make_plan(a.shape, a.strides, a.dtype, a.flags.aligned, (0,), (1,), log, widened, None, True)
 
 
 def _c_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:

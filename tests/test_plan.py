@@ -189,8 +189,8 @@ def test_the_number_of_threads_is_put_back():
 
 def test_axes_that_walk_as_one_are_one():
     def walked(a, batch=(0,), keep=(1,)):
-        axes, offset = plan.axes_of(a.shape, a.strides, batch, keep)
-        return [(axis.role, axis.size, axis.pitch) for axis in axes], offset
+        axes, begin = plan.axes_of(a.shape, a.strides, batch, keep)
+        return [(axis.role, axis.size, axis.pitch) for axis in axes], begin[0]
 
     a = np.zeros((3, 4, 5, 6), np.float32)
     assert walked(a) == ([("b", 3, 480), ("l", 4, 120), ("k", 30, 4)], 0)

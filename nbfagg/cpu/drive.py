@@ -3,10 +3,12 @@
 from numba import prange
 
 from nbfagg.cpu.cache import compiled
+from nbfagg.cpu.gradient import dot_task, gradient_rows, gradient_task
 from nbfagg.cpu.nest import finish_row, walk
+from nbfagg.cpu.packed import packed_task
 from nbfagg.cpu.rows import finish_task, reduce_task, whole_rows
 from nbfagg.cpu.tasks import take
-from nbfagg.cpu.vector import poke
+from nbfagg.cpu.vector import peek, poke
 from nbfagg.fields import RESULT_ROWS
 
 
@@ -86,3 +88,121 @@ def nest_serial(like, source, plan, law, scale, log, out, lse, work, tasks, thre
         walk(like, source, plan, law, shared, work + 64, task)
     for row in range(plan[RESULT_ROWS]):
         finish_row(like, plan, law, scale, log, out, lse, shared, work + 64, row)
+
+
+@compiled()
+def gradient_serial(like, source, plan, law, scale, log, given, out, work, tasks, thread_bytes):
+    """Write the gradient of whole rows, task by task."""
+    for task in range(tasks):
+        gradient_rows(like, source, plan, law, scale, log, given, out, work, task)
+
+
+@compiled(parallel=True)
+def gradient_parallel(
+    like, source, plan, law, scale, log, given, out, work, tasks, thread_bytes, workers, parts
+):
+    """Write the gradient of whole rows, or, if parts, all shares of dots and then that of parts of rows."""
+    poke(work, 0)
+    poke(work + 8, 0)
+    shared = work + 64 + workers * thread_bytes
+    if parts:
+        for _ in prange(workers):
+            task = take(work)
+            while task < tasks:
+                dot_task(like, plan, given, log, shared, task)
+                task = take(work)
+    for worker in prange(workers):
+        mine = work + 64 + worker * thread_bytes
+        task = take(work + 8)
+        while task < tasks:
+            if parts:
+                gradient_task(like, source, plan, law, scale, log, given, out, shared, mine, task)
+            else:
+                gradient_rows(like, source, plan, law, scale, log, given, out, mine, task)
+            task = take(work + 8)
+
+
+@compiled()
+def packed_serial(
+    like,
+    source,
+    plan,
+    law,
+    scale,
+    log,
+    out,
+    lse,
+    work,
+    tasks,
+    thread_bytes,
+    pitch,
+    tables,
+    offsets,
+    most,
+    cuts,
+):
+    """Take packed rows, all but the long ones."""
+    for task in range(tasks):
+        packed_task(
+            like,
+            source,
+            pitch,
+            plan,
+            tables[0],
+            law,
+            scale,
+            log,
+            out,
+            lse,
+            offsets,
+            most,
+            work,
+            peek(0, cuts + 8 * task),
+            peek(0, cuts + 8 * task + 8),
+        )
+
+
+@compiled(parallel=True)
+def packed_parallel(
+    like,
+    source,
+    plan,
+    law,
+    scale,
+    log,
+    out,
+    lse,
+    work,
+    tasks,
+    thread_bytes,
+    workers,
+    pitch,
+    tables,
+    offsets,
+    most,
+    cuts,
+):
+    """Take packed rows, all but the long ones, each thread drawing its next task."""
+    poke(work, 0)
+    for worker in prange(workers):
+        mine = work + 64 + worker * thread_bytes
+        task = take(work)
+        while task < tasks:
+            packed_task(
+                like,
+                source,
+                pitch,
+                plan,
+                tables[worker],
+                law,
+                scale,
+                log,
+                out,
+                lse,
+                offsets,
+                most,
+                mine,
+                peek(0, cuts + 8 * task),
+                peek(0, cuts + 8 * task + 8),
+            )
+            task = take(work)

@@ -4,12 +4,13 @@ float16 and bfloat16 are widened by integer arithmetic where a processor has no
 instruction for it: LLVM would call a library that is not there.
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from nbfagg.cpu.vector import F32, load
-from nbfagg.fields import BRAIN, HALF, KINDS, SWAPPED
+from nbfagg.cpu.vector import F32, load, store
+from nbfagg.fields import BRAIN, DOUBLE, HALF, KINDS, SINGLE, SWAPPED
 
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
 _I8, _I16, _I32 = (ir.IntType(n) for n in (8, 16, 32))
@@ -146,8 +147,8 @@ def is_fast(like, kind):
 @overload(is_fast)
 def _is_fast(like, kind):
     if like == types.float64:
-        return lambda like, kind: kind == 1
-    return lambda like, kind: kind == 0 or kind == HALF or kind == BRAIN
+        return lambda like, kind: kind == DOUBLE
+    return lambda like, kind: kind in (SINGLE, HALF, BRAIN)
 
 
 @intrinsic
@@ -173,3 +174,138 @@ def peek_byte(typingctx, address):
         return builder.zext(value, ir.IntType(64))
 
     return types.int64(types.intp), codegen
+
+
+# --- and back -----------------------------------------------------------------
+
+
+def float_to_half(context, builder, value):
+    """Round float32 numbers, a scalar or a vector, to the bits of float16, ties to even."""
+    vector = isinstance(value.type, ir.VectorType)
+    short = ir.VectorType(_I16, value.type.count) if vector else _I16
+    if _widens_halves(context):
+        half = ir.VectorType(ir.HalfType(), value.type.count) if vector else ir.HalfType()
+        return builder.bitcast(builder.fptrunc(value, half), short)
+    wide = ir.VectorType(_I32, value.type.count) if vector else _I32
+
+    def constant(number):
+        return _like(value.type, _I32, number)
+
+    bits = builder.bitcast(value, wide)
+    magnitude = builder.and_(bits, constant(0x7FFFFFFF))
+    sign = builder.lshr(builder.and_(bits, constant(0x80000000)), constant(16))
+    # Above the half way to 2**16 (which the carry below reaches), infinity; a NaN stays one.
+    huge = builder.select(
+        builder.icmp_unsigned(">", magnitude, constant(0x7F800000)), constant(0x7E00), constant(0x7C00)
+    )
+    # 2**-14 and up: move the exponent's bias, and round what falls off.
+    odd = builder.and_(builder.lshr(magnitude, constant(13)), constant(1))
+    moved = builder.add(builder.add(magnitude, constant(0xC8000FFF)), odd)
+    normal = builder.lshr(moved, constant(13))
+    # Below, adding 1/2 puts the last bit where a subnormal half has it.
+    half_one = _like(value.type, _F32, 0.5)
+    sum_ = builder.bitcast(builder.fadd(builder.bitcast(magnitude, value.type), half_one), wide)
+    small = builder.sub(sum_, constant(0x3F000000))
+    result = builder.select(builder.icmp_unsigned("<", magnitude, constant(0x38800000)), small, normal)
+    result = builder.select(builder.icmp_unsigned("<", magnitude, constant(0x47800000)), result, huge)
+    return builder.trunc(builder.or_(result, sign), short)
+
+
+def float_to_brain(builder, value):
+    """Round float32 numbers, a scalar or a vector, to the bits of bfloat16, ties to even."""
+    vector = isinstance(value.type, ir.VectorType)
+    wide = ir.VectorType(_I32, value.type.count) if vector else _I32
+    short = ir.VectorType(_I16, value.type.count) if vector else _I16
+
+    def constant(number):
+        return _like(value.type, _I32, number)
+
+    bits = builder.bitcast(value, wide)
+    odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+    rounded = builder.lshr(builder.add(builder.add(bits, constant(0x7FFF)), odd), constant(16))
+    # A NaN's payload must not round up to an infinity, or over into the sign.
+    quiet = builder.or_(builder.lshr(bits, constant(16)), constant(0x40))
+    nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(nan, quiet, rounded), short)
+
+
+def _storer(convert):
+    @intrinsic
+    def store_narrow(typingctx, address, value):
+        def codegen(context, builder, signature, args):
+            bits = convert(context, builder, args[1])
+            builder.store(bits, builder.inttoptr(args[0], ir.PointerType(bits.type)), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.intp, value), codegen
+
+    return store_narrow
+
+
+_store_half = _storer(float_to_half)
+_store_brain = _storer(lambda context, builder, value: float_to_brain(builder, value))
+
+
+@intrinsic
+def _store_float(typingctx, address, value):
+    """Store a float as float32."""
+
+    def codegen(context, builder, signature, args):
+        number = args[1] if args[1].type == _F32 else builder.fptrunc(args[1], _F32)
+        builder.store(number, builder.inttoptr(args[0], ir.PointerType(_F32)), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, value), codegen
+
+
+@intrinsic
+def _store_double(typingctx, address, value):
+    """Store a float as float64."""
+
+    def codegen(context, builder, signature, args):
+        number = args[1] if args[1].type == _F64 else builder.fpext(args[1], _F64)
+        builder.store(number, builder.inttoptr(args[0], ir.PointerType(_F64)), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, value), codegen
+
+
+def store_formatted(like, kind, address, vector):
+    """Store a vector as numbers of a kind that `is_fast`."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(store_formatted)
+def _store_formatted(like, kind, address, vector):
+    if like == types.float64:
+        return lambda like, kind, address, vector: store(address, vector)
+
+    def single(like, kind, address, vector):
+        if kind == HALF:
+            _store_half(address, vector)
+        elif kind == BRAIN:
+            _store_brain(address, vector)
+        else:
+            store(address, vector)
+
+    return single
+
+
+def put_number(like, kind, address, value):
+    """Store a float as a number of a floating kind."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(put_number)
+def _put_number(like, kind, address, value):
+    def put(like, kind, address, value):
+        if kind == HALF:
+            _store_half(address, np.float32(value))
+        elif kind == BRAIN:
+            _store_brain(address, np.float32(value))
+        elif kind == SINGLE:
+            _store_float(address, value)
+        else:
+            _store_double(address, value)
+
+    return put

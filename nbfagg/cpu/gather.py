@@ -21,6 +21,7 @@ from nbfagg.fields import (
     KIND,
     MASK_STEP,
     MASKED,
+    ROW_AXIS,
     ROWS_AXES,
     ROWS_BATCH,
     ROWS_KEPT,
@@ -37,12 +38,12 @@ AHEAD = 1024
 def offset_of(plan, first, axes, index, field):
     """Give the byte offset of number `index` among `axes` axes from `first` on, the last running fastest.
 
-    field is 1 for an offset in the logits, 2 for one in their mask.
+    field is 1 for an offset in the logits, 2 for one in their mask, 3 for one in the gradient.
     """
     offset = 0
     for a in range(first + axes - 1, first - 1, -1):
-        size = plan[ROWS_AXES + 3 * a]
-        pitch = plan[ROWS_AXES + 3 * a + field]
+        size = plan[ROWS_AXES + ROW_AXIS * a]
+        pitch = plan[ROWS_AXES + ROW_AXIS * a + field]
         if a == first:
             offset += index * pitch
         else:
@@ -100,7 +101,7 @@ def gather(like, plan, p, mask, term, terms, target):
     if axes == 0:
         copy_run(like, kind, item, p, item, mask, 0, 1, target)
         return
-    inner = ROWS_AXES + 3 * (first + axes - 1)
+    inner = ROWS_AXES + ROW_AXIS * (first + axes - 1)
     run, pitch, apart = plan[inner], plan[inner + 1], plan[inner + 2]
     done = 0
     while done < terms:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nbfagg import fields
 from nbfagg.cpu import drive
-from nbfagg.plan import SERIAL, Plan, law_of
+from nbfagg.plan import SERIAL, TASK, Plan, law_of, packed_plan, row_space
 
 # Whole rows are shared out while each thread gets this many tasks; fewer would
 # wait for the last one, so the parts of rows are shared instead.
@@ -69,6 +69,20 @@ def run_small(
     return out
 
 
+def _source(
+    plan: Plan,
+    a: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_] | None,
+    lengths: npt.NDArray[np.int64] | None,
+) -> tuple[int, int, int]:
+    """Give the addresses that gather.py reads by."""
+    return (
+        a.ctypes.data + plan.begin[0],
+        0 if mask is None else mask.ctypes.data + plan.begin[1],
+        0 if lengths is None else lengths.ctypes.data,
+    )
+
+
 def run(
     plan: Plan,
     a: npt.NDArray[Any],
@@ -81,15 +95,10 @@ def run(
     lengths: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Aggregate `a` into `out`, (batch axes, kept axes) in one piece, and its log-sum-exp into `lse`."""
-    source = (
-        a.ctypes.data + plan.offset,
-        0 if mask is None else mask.ctypes.data + plan.mask_offset,
-        0 if lengths is None else lengths.ctypes.data,
-    )
     count = threads(workers, plan.nbytes)
     arguments = (
         plan.like,
-        source,
+        _source(plan, a, mask, lengths),
         plan.table,
         law_of(scale, plan.kind),
         scale,
@@ -109,16 +118,108 @@ def run(
         shared, mine = plan.parts_space
     else:
         kernel = drive.rows_parallel
+    _start(kernel, arguments, tasks, mine, shared, count, ())
+
+
+def run_gradient(
+    plan: Plan,
+    a: npt.NDArray[Any],
+    scale: float,
+    log: bool,
+    given: list[npt.NDArray[Any] | None],
+    out: npt.NDArray[Any],
+    workers: int | None,
+    mask: npt.NDArray[np.bool_] | None,
+    lengths: npt.NDArray[np.int64] | None,
+) -> None:
+    """Write the gradient into `out` from those given: of alpha, alpha, lse, and of lse or None."""
+    count = threads(workers, 2 * plan.nbytes)
+    arguments = (
+        plan.like,
+        _source(plan, a, mask, lengths),
+        plan.table,
+        law_of(scale, plan.kind),
+        scale,
+        log,
+        tuple(0 if array is None else array.ctypes.data for array in given),
+        out.ctypes.data + plan.begin[2],
+    )
+    mine = 8 * fields.GRADIENT_ROOM + fields.SCRATCH_BYTES
+    parts = plan.tasks < TASKS_A_THREAD * count and plan.parts > int(plan.table[fields.ROWS])
+    tasks, shared = (plan.parts, 16 * plan.parts) if parts else (plan.tasks, 0)
+    if count == 1:
+        _start(drive.gradient_serial, arguments, plan.tasks, mine, 0, count, ())
+    else:
+        _start(drive.gradient_parallel, arguments, tasks, mine, shared, count, (parts,))
+
+
+def run_packed(
+    plan: Plan,
+    a: npt.NDArray[Any],
+    offsets: npt.NDArray[np.int64],
+    scale: float,
+    log: bool,
+    out: npt.NDArray[Any],
+    lse: npt.NDArray[Any] | None,
+    workers: int | None,
+) -> None:
+    """Aggregate packed rows into `out`, and their log-sum-exp into `lse`; the plan is that of one row of all.
+
+    Rows so long that a thread with one of them would keep the others waiting
+    are taken one by one, their parts shared; then the others, whole.
+    """
+    count = threads(workers, plan.nbytes)
+    tokens = a.shape[0]
+    lengths = np.diff(offsets)
+    most = tokens if count == 1 else max(1, tokens // (TASKS_A_THREAD * count))
+    for row in np.flatnonzero(lengths > most):
+        one = a[np.newaxis, offsets[row] : offsets[row + 1]]
+        shared = packed_plan(one, plan.kind, log)
+        place = None if lse is None else lse[row : row + 1]
+        run(shared, one, scale, log, out[offsets[row] : offsets[row + 1]], place, workers)
+    longest = int(np.max(lengths, where=lengths <= most, initial=0))
+    if longest == 0 and lse is None:
+        return
+    # A task ends with the row in which its share of the tokens ends.
+    share = max(1, TASK * tokens // max(1, plan.nbytes))
+    ends = np.searchsorted(offsets, np.arange(share, tokens + share, share)).clip(max=len(lengths))
+    cuts = np.unique(np.concatenate(([0], ends, [len(lengths)]))).astype(np.int64)
+    arguments = (
+        plan.like,
+        a.ctypes.data + plan.begin[0],
+        plan.table,
+        law_of(scale, plan.kind),
+        scale,
+        log,
+        out.ctypes.data,
+        0 if lse is None else lse.ctypes.data,
+    )
+    tables = np.empty((count, plan.table.size), np.int64)
+    more = (a.strides[0], tables, offsets.ctypes.data, most, cuts.ctypes.data)
+    kernel = drive.packed_serial if count == 1 else drive.packed_parallel
+    _start(kernel, arguments, len(cuts) - 1, row_space(plan, longest), 0, count, more)
+
+
+def _start(
+    kernel: Any,
+    arguments: tuple[Any, ...],
+    tasks: int,
+    mine: int,
+    shared: int,
+    count: int,
+    more: tuple[Any, ...],
+) -> None:
+    """Start a kernel on `count` threads with `mine` bytes of workspace each, and `shared` for all."""
     mine += -mine % 64
     memory, address = _workspace(64 + count * mine + shared)
     if count == 1:
-        kernel(*arguments, address, tasks, mine)
+        kernel(*arguments, address, tasks, mine, *more)
     else:
         before = numba.get_num_threads()
         if before != count:
             numba.set_num_threads(count)
         try:
-            kernel(*arguments, address, tasks, mine, count)
+            kernel(*arguments, address, tasks, mine, count, *more)
         finally:
             if before != count:
                 numba.set_num_threads(before)

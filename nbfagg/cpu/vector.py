@@ -304,6 +304,12 @@ def mul(typingctx, x, y):
 
 
 @intrinsic
+def div(typingctx, x, y):
+    """Give x / y."""
+    return x(x, x), lambda context, builder, signature, args: builder.fdiv(*args)
+
+
+@intrinsic
 def negative(typingctx, x):
     """Give -x."""
     return x(x), lambda context, builder, signature, args: builder.fneg(args[0])

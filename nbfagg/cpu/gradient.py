@@ -1,0 +1,517 @@
+"""The gradient: one read of the logits, one write, block by block as the sums are taken.
+
+With w the softmax of a token's own terms, p = alpha * w, so that ::
+
+    grad_a = w * scale * alpha * (g - dot),   dot = sum of g * alpha over the row's tokens
+    grad_a = w * scale * (g - alpha * dot),   dot = sum of g, for log alpha
+
+and either is an exponential times a factor of its token. (A gradient of lse,
+h, is dot - h in dot's place.) No log-sum-exp enters, whose rounding in float32
+would be |lse| * 2**-24 of the result: a block's exponentials are normalised by
+the alphas of its own tokens. For log alpha each token is normalised by its own
+sum, so that nothing is lost where alpha underflows.
+"""
+
+import math
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from nbfagg import scalar
+from nbfagg.cpu.columns import to_type
+from nbfagg.cpu.exp import LIFT_F32, LIFT_F64, exp_parts, lowest, magic
+from nbfagg.cpu.finish import lift_down, to_sums
+from nbfagg.cpu.formats import is_fast, put_number, store_formatted
+from nbfagg.cpu.gather import locate, offset_of
+from nbfagg.cpu.rows import DOUBT
+from nbfagg.cpu.sums import add_exactly, collapse, include, nothing
+from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
+from nbfagg.cpu.vector import (
+    BYTES,
+    add,
+    div,
+    fma,
+    jit,
+    lanes,
+    load,
+    load_first,
+    mul,
+    negative,
+    peek,
+    poke,
+    prefetch,
+    select_above,
+    splat,
+    store,
+    store_first,
+    sub,
+    type_as,
+    widened,
+)
+from nbfagg.fields import (
+    BLOCK_TOKENS,
+    BLOCKS,
+    GRADIENT_ROOM,
+    OUT_ITEM,
+    OUT_KIND,
+    OUT_WHOLE,
+    PART_BLOCKS,
+    PARTS,
+    PIECE_TERMS,
+    PIECES,
+    ROW_AXIS,
+    ROWS,
+    ROWS_A_TASK,
+    ROWS_AXES,
+    ROWS_BATCH,
+    ROWS_KEPT,
+    ROWS_SUMMED,
+    SHORT,
+    TERMS,
+    TOKENS,
+)
+
+# How far above its maximum's power of two a block's exponentials lie: they and their
+# factors are then normal float32 numbers wherever the gradient is one.
+LIFT = 24.0
+# Where the alphas of a block add up to less, they have lost bits: lse normalises it.
+FEW_F32, FEW_F64 = 2.0**-100, 2.0**-960
+
+
+def lift_left(like):
+    """Give what the sums' LIFT is above this one."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(lift_left)
+def _lift_left(like):
+    value = (LIFT_F32 if like == types.float32 else LIFT_F64) - LIFT
+    return lambda like: value
+
+
+def few(like):
+    """Give FEW of the type of `like`."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(few)
+def _few(like):
+    value = FEW_F32 if like == types.float32 else FEW_F64
+    return lambda like: value
+
+
+# --- exponentials and factors ---------------------------------------------------
+
+
+@jit
+def write_exps(like, p, count, top, law, target, ahead):
+    """Write the exponentials of `count` logits less their origin, 0 for -inf; give their total.
+
+    There must be room for whole vectors.
+    """
+    _, inverse, high, low, _ = law
+    shift = scalar.shift(top, law) + lift_left(like)
+    floor = splat(like, lowest(like, shift, inverse))
+    point = (floor, splat(like, high), splat(like, low), splat(like, magic(like, shift)))
+    zero = splat(like, type_as(like, 0.0))
+    wide = nothing(like)
+    vectors = count // lanes(like)
+    for _ in range(vectors // 2):
+        prefetch(p + ahead)
+        prefetch(p + BYTES + ahead)
+        x, y = load(like, p), load(like, p + BYTES)
+        s, q = exp_parts(x, *point)
+        t, r = exp_parts(y, *point)
+        e = select_above(floor, x, zero, fma(s, q, s))
+        g = select_above(floor, y, zero, fma(t, r, t))
+        store(target, e)
+        store(target + BYTES, g)
+        wide = include(wide, add(e, g))
+        p += 2 * BYTES
+        target += 2 * BYTES
+    rest = count % (2 * lanes(like))
+    for i in range(0, rest, lanes(like)):
+        x = load_first(like, p, min(lanes(like), rest - i), type_as(like, -np.inf))
+        s, q = exp_parts(x, *point)
+        e = select_above(floor, x, zero, fma(s, q, s))
+        store(target, e)
+        wide = include(wide, e)
+        p += BYTES
+        target += BYTES
+    return collapse(wide)[0]
+
+
+@jit
+def take(like, p, count):
+    """Load the first `count` lanes as float64, and zeros."""
+    if count >= lanes(like):
+        return to_sums(load(like, p))
+    return to_sums(load_first(like, p, count, type_as(like, 0.0)))
+
+
+@jit
+def dot_of(like, grad, alpha, count, log):
+    """Give the sum of grad * alpha, or of grad alone, over `count` tokens; and what it lost."""
+    pair = splat(widened(like), 0.0), splat(widened(like), 0.0)
+    for first in range(0, count, lanes(like)):
+        g = take(like, grad, count - first)
+        if log:
+            pair = add_exactly(pair, g)
+        else:
+            a = take(like, alpha, count - first)
+            x = mul(g, a)
+            high, low = add_exactly(pair, x)
+            pair = high, add(low, fma(g, a, negative(x)))
+        grad += BYTES
+        alpha += BYTES
+    return collapse(pair)
+
+
+@jit
+def write_factors(like, grad, count, dot, norm, factors):
+    """Write norm * (g - dot) of `count` tokens; norm belongs to the block."""
+    for first in range(0, count, lanes(like)):
+        g = take(like, grad, count - first)
+        store(factors, to_type(like, mul(sub(g, splat(g, dot)), splat(g, norm))))
+        grad += BYTES
+        factors += BYTES
+
+
+@jit
+def write_log_factors(like, grad, alpha, sums, count, dot, norm, factors):
+    """Write norm * (g - alpha * dot) / sum of `count` tokens."""
+    for first in range(0, count, lanes(like)):
+        g, a = take(like, grad, count - first), take(like, alpha, count - first)
+        coefficient = fma(a, splat(g, -dot), g)
+        value = mul(div(coefficient, load(widened(like), sums)), splat(g, norm))
+        store(factors, to_type(like, value))
+        grad += BYTES
+        alpha += BYTES
+        sums += 8 * lanes(like)
+        factors += BYTES
+
+
+@jit
+def all_finite(like, p, count):
+    """Say whether `count` numbers at p are finite; there must be room for whole vectors."""
+    zero = splat(like, type_as(like, 0.0))
+    value = zero
+    for first in range(0, count, lanes(like)):
+        x = (
+            load(like, p)
+            if count - first >= lanes(like)
+            else load_first(like, p, count - first, type_as(like, 0.0))
+        )
+        value = fma(x, zero, value)
+        p += BYTES
+    whole, _ = collapse(include(nothing(like), value))
+    return whole == 0.0
+
+
+@jit
+def repeat(like, factors, tokens, terms, target):
+    """Write each of `tokens` factors `terms` times; vectors run over into the next token's place."""
+    step = terms * (BYTES // lanes(like))
+    for token in range(tokens):
+        value = splat(like, peek(like, factors + token * (BYTES // lanes(like))))
+        for i in range(0, step, BYTES):
+            store(target + i, value)
+        target += step
+
+
+@jit
+def multiply(like, x, y, count, target):
+    """Write the products of `count` numbers at x and y."""
+    for _ in range(count // lanes(like)):
+        store(target, mul(load(like, x), load(like, y)))
+        x += BYTES
+        y += BYTES
+        target += BYTES
+    rest = count % lanes(like)
+    if rest:
+        store_first(target, mul(load(like, x), load(like, y)), rest)
+
+
+@jit
+def multiply_by(like, x, factor, count, target):
+    """Write the products of `count` numbers at x and a factor."""
+    y = splat(like, factor)
+    for _ in range(count // lanes(like)):
+        store(target, mul(load(like, x), y))
+        x += BYTES
+        target += BYTES
+    rest = count % lanes(like)
+    if rest:
+        store_first(target, mul(load(like, x), y), rest)
+
+
+@jit
+def apply(like, exps, factors, tokens, terms, repeated, target):
+    """Write exponentials times their tokens' factors; where an exponential is 0, 0."""
+    size = BYTES // lanes(like)
+    if not all_finite(like, factors, tokens):
+        for token in range(tokens):
+            factor = peek(like, factors + token * size)
+            for i in range(token * terms, (token + 1) * terms):
+                e = peek(like, exps + i * size)
+                poke(target + i * size, e if e == 0.0 else e * factor)
+        return
+    if terms == 1:
+        multiply(like, exps, factors, tokens, target)
+    elif terms < SHORT:
+        repeat(like, factors, tokens, terms, repeated)
+        multiply(like, exps, repeated, tokens * terms, target)
+    else:
+        step = terms * size
+        for token in range(tokens):
+            place = token * step
+            multiply_by(like, exps + place, peek(like, factors + token * size), terms, target + place)
+
+
+# --- to where the gradient goes -------------------------------------------------
+
+
+@jit
+def place_of(like, plan, out, row, token, term):
+    """Give where the gradient of a block is written as it is computed, or 0 if it is not."""
+    if not plan[OUT_WHOLE] or plan[OUT_ITEM] != BYTES // lanes(like):
+        return 0
+    return out + offset_of(plan, 0, plan[ROWS_BATCH], row, 3) + (token * plan[TERMS] + term) * plan[OUT_ITEM]
+
+
+@jit
+def write_run(like, kind, item, values, count, target, pitch):
+    """Write `count` numbers as those of another kind, `pitch` bytes apart."""
+    done = 0
+    if pitch == item and is_fast(like, kind):
+        width = lanes(like)
+        done = count // width * width
+        for _ in range(count // width):
+            store_formatted(like, kind, target, load(like, values))
+            values += BYTES
+            target += width * item
+    for i in range(count - done):
+        put_number(like, kind, target + i * pitch, peek(like, values + i * (BYTES // lanes(like))))
+
+
+@jit
+def write_out(like, plan, out, row, token, tokens, term, terms, values):
+    """Write the gradient of terms of tokens, which lies side by side at `values`, to where it belongs."""
+    size = BYTES // lanes(like)
+    kind, item = plan[OUT_KIND], plan[OUT_ITEM]
+    out += offset_of(plan, 0, plan[ROWS_BATCH], row, 3)
+    if plan[OUT_WHOLE]:
+        place = out + (token * plan[TERMS] + term) * item
+        write_run(like, kind, item, values, tokens * terms, place, item)
+        return
+    first = plan[ROWS_BATCH] + plan[ROWS_KEPT]
+    axes = plan[ROWS_SUMMED]
+    run, pitch = 1, item
+    if axes:
+        inner = ROWS_AXES + ROW_AXIS * (first + axes - 1)
+        run, pitch = plan[inner], plan[inner + 3]
+    for t in range(tokens):
+        place = out + offset_of(plan, plan[ROWS_BATCH], plan[ROWS_KEPT], token + t, 3)
+        done = 0
+        while done < terms:
+            index = (term + done) % run
+            count = min(run - index, terms - done)
+            q = place + index * pitch
+            if axes:
+                q += offset_of(plan, first, axes - 1, (term + done) // run, 3)
+            write_run(like, kind, item, values + done * size, count, q, pitch)
+            done += count
+        values += terms * size
+
+
+# --- blocks, parts, rows --------------------------------------------------------
+
+
+@jit
+def norm_by_lse(like, given, row, top, law, scale):
+    """Give the factor from the row's lse that makes weights of exponentials at the point of `top`."""
+    lse = np.float64(peek(like, given[2] + row * (BYTES // lanes(like))))
+    point = (scalar.shift(top, law) - LIFT) * scalar.LN_2 + scalar.origin(top, law) * scale
+    return math.exp(point - lse)
+
+
+@jit
+def lone_token(like, source, plan, law, row, token, exps, room):
+    """Write a token's exponentials relative to its own maximum; give that, and their sum as run_sum does.
+
+    A token that is left out keeps the exponentials that it has: zeros.
+    """
+    terms = plan[TERMS]
+    p = locate(like, source, plan, row, token, 1, 0, terms, room)
+    if p == 0:
+        return -math.inf, 0.0
+    top, bottom = extremes(like, p, terms)
+    p = move_origin(like, p, terms, top, law, room)
+    # What is beyond the token belongs to the next one.
+    kept = load(like, exps + terms * (BYTES // lanes(like)))
+    write_exps(like, p, terms, top, law, exps, 0)
+    store(exps + terms * (BYTES // lanes(like)), kept)
+    total, _ = run_sum(like, p, terms, top, bottom, law, 0)
+    return top, total
+
+
+@jit
+def block_gradient(like, source, plan, law, scale, log, given, out, row, token, count, dot, room):
+    """Write the gradient of a block of whole tokens."""
+    size = BYTES // lanes(like)
+    terms = plan[TERMS]
+    grad, alpha = given[0], given[1]
+    start = (row * plan[TOKENS] + token) * size
+    buffer, exps, repeated = room, room + GRADIENT_ROOM, room + 2 * GRADIENT_ROOM
+    factors, sums, lows = room + 3 * GRADIENT_ROOM, room + 4 * GRADIENT_ROOM, room + 6 * GRADIENT_ROOM
+    scratch = room + 8 * GRADIENT_ROOM
+    target = place_of(like, plan, out, row, token, 0)
+    direct = target != 0
+    if not direct:
+        target = exps
+    p = locate(like, source, plan, row, token, count, 0, terms, buffer)
+    if p == 0:
+        for i in range(count * terms):
+            poke(target + i * size, type_as(like, 0.0))
+    else:
+        top, bottom = extremes(like, p, count * terms)
+        p = move_origin(like, p, count * terms, top, law, buffer)
+        ahead = count * terms * size
+        total = write_exps(like, p, count * terms, top, law, exps, ahead)
+        if log:
+            token_sums(like, p, count, terms, top, bottom, law, sums, lows, scratch, ahead)
+            for t in range(count):
+                value = peek(0.0, sums + 8 * t)
+                if value * lift_down(like) < DOUBT:
+                    here = exps + t * terms * size
+                    own, value = lone_token(like, source, plan, law, row, token + t, here, repeated)
+                    # Of a token that holds nothing all exponentials are 0.
+                    poke(sums + 8 * t, value if own > -math.inf or value != value else 1.0)
+            norm = scale / (lift_down(like) * 2.0**LIFT)
+            write_log_factors(like, grad + start, alpha + start, sums, count, dot, norm, factors)
+        else:
+            share, _ = dot_of(like, alpha + start, 0, count, True)
+            norm = 0.0
+            if share < few(like):
+                norm = norm_by_lse(like, given, row, top, law, scale)
+            elif total != 0.0:
+                norm = share / total
+            write_factors(like, grad + start, count, dot, scale * norm, factors)
+        apply(like, exps, factors, count, terms, repeated, target)
+    if not direct:
+        write_out(like, plan, out, row, token, count, 0, terms, exps)
+
+
+@jit
+def long_gradient(like, source, plan, law, scale, log, given, out, row, token, dot, room):
+    """Write the gradient of a token longer than a tile, which is read twice: from L2 if it fits there."""
+    size = BYTES // lanes(like)
+    terms, piece = plan[TERMS], plan[PIECE_TERMS]
+    buffer, exps = room, room + GRADIENT_ROOM
+    top, whole, rest = -math.inf, 0.0, 0.0
+    for term in range(0, terms, piece):
+        count = min(piece, terms - term)
+        p = locate(like, source, plan, row, token, 1, term, count, buffer)
+        if p != 0:
+            highest, bottom = extremes(like, p, count)
+            p = move_origin(like, p, count, highest, law, buffer)
+            total, lost = run_sum(like, p, count, highest, bottom, law, piece * size)
+            top, whole, rest = scalar.merge(top, whole, rest, highest, total, lost, law)
+    place = (row * plan[TOKENS] + token) * size
+    g, a = np.float64(peek(like, given[0] + place)), np.float64(peek(like, given[1] + place))
+    token_sum = (whole + rest) * lift_down(like) * 2.0**LIFT
+    if log:
+        factor = scale * (g - a * dot) / token_sum
+    elif a < few(like):
+        factor = scale * (g - dot) * norm_by_lse(like, given, row, top, law, scale)
+    else:
+        factor = scale * a * (g - dot) / token_sum
+    if token_sum == 0.0:
+        factor = 0.0
+    poke(room + 3 * GRADIENT_ROOM, type_as(like, factor))
+    for term in range(0, terms, piece):
+        count = min(piece, terms - term)
+        target = place_of(like, plan, out, row, token, term)
+        direct = target != 0
+        if not direct:
+            target = exps
+        p = locate(like, source, plan, row, token, 1, term, count, buffer)
+        if p == 0:
+            for i in range(count):
+                poke(target + i * size, type_as(like, 0.0))
+        else:
+            p = move_origin(like, p, count, top, law, buffer)
+            write_exps(like, p, count, top, law, exps, piece * size)
+            apply(like, exps, room + 3 * GRADIENT_ROOM, 1, count, room + 2 * GRADIENT_ROOM, target)
+        if not direct:
+            write_out(like, plan, out, row, token, 1, term, count, exps)
+
+
+@jit
+def part_tokens(plan, part):
+    """Give the first token of a part of a row, and the first one after it."""
+    first = part * plan[PART_BLOCKS]
+    last = min(first + plan[PART_BLOCKS], plan[BLOCKS])
+    if plan[PIECES] > 1:
+        return first // plan[PIECES], last // plan[PIECES]
+    return first * plan[BLOCK_TOKENS], min(last * plan[BLOCK_TOKENS], plan[TOKENS])
+
+
+@jit
+def part_dot(like, plan, given, row, part, log):
+    """Give a part's share of a row's dot, and what it lost."""
+    token, end = part_tokens(plan, part)
+    place = (row * plan[TOKENS] + token) * (BYTES // lanes(like))
+    return dot_of(like, given[0] + place, given[1] + place, end - token, log)
+
+
+@jit
+def part_gradient(like, source, plan, law, scale, log, given, out, row, part, dot, room):
+    """Write the gradient of one part of a row."""
+    token, end = part_tokens(plan, part)
+    if given[3]:
+        dot -= np.float64(peek(like, given[3] + row * (BYTES // lanes(like))))
+    while token < end:
+        if plan[PIECES] > 1:
+            long_gradient(like, source, plan, law, scale, log, given, out, row, token, dot, room)
+            token += 1
+        else:
+            count = min(plan[BLOCK_TOKENS], end - token)
+            block_gradient(like, source, plan, law, scale, log, given, out, row, token, count, dot, room)
+            token += count
+
+
+@jit
+def gradient_rows(like, source, plan, law, scale, log, given, out, room, task):
+    """Write the gradient of one task's rows."""
+    row = task * plan[ROWS_A_TASK]
+    last = min(row + plan[ROWS_A_TASK], plan[ROWS])
+    while row < last:
+        whole, rest = 0.0, 0.0
+        for part in range(plan[PARTS]):
+            share, lost = part_dot(like, plan, given, row, part, log)
+            whole, rounded = scalar.add_exactly(whole, share)
+            rest += lost + rounded
+        for part in range(plan[PARTS]):
+            part_gradient(like, source, plan, law, scale, log, given, out, row, part, whole + rest, room)
+        row += 1
+
+
+@jit
+def dot_task(like, plan, given, log, shared, task):
+    """Write one part's share of a row's dot to the workspace that all threads share."""
+    share, lost = part_dot(like, plan, given, task // plan[PARTS], task % plan[PARTS], log)
+    poke(shared + 16 * task, share)
+    poke(shared + 16 * task + 8, lost)
+
+
+@jit
+def gradient_task(like, source, plan, law, scale, log, given, out, shared, room, task):
+    """Write the gradient of one part of one row, once all shares of dots are there."""
+    row, part = task // plan[PARTS], task % plan[PARTS]
+    whole, rest = 0.0, 0.0
+    for unit in range(row * plan[PARTS], (row + 1) * plan[PARTS]):
+        whole, rounded = scalar.add_exactly(whole, peek(0.0, shared + 16 * unit))
+        rest += peek(0.0, shared + 16 * unit + 8) + rounded
+    part_gradient(like, source, plan, law, scale, log, given, out, row, part, whole + rest, room)
