@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from nbfagg import reference
     from nbfagg.api import fagg, fagg_packed, fagg_vjp, warmup
     from nbfagg.info import show_config
+    from nbfagg.state import State
 
-__all__ = ["fagg", "fagg_packed", "fagg_vjp", "reference", "show_config", "warmup"]
+__all__ = ["State", "fagg", "fagg_packed", "fagg_vjp", "reference", "show_config", "warmup"]
 
 _HOME = {
     "fagg": "nbfagg.api",
     "fagg_packed": "nbfagg.api",
     "fagg_vjp": "nbfagg.api",
+    "State": "nbfagg.state",
     "warmup": "nbfagg.api",
     "show_config": "nbfagg.info",
 }

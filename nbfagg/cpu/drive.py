@@ -15,7 +15,7 @@ from nbfagg.fields import RESULT_ROWS
 @compiled()
 def rows_small(like, flat, plan, law, scale, log, out, work, tasks):
     """Take a small array's rows: given as arrays, since Python needs 0.8 us to tell an address."""
-    source, result, space = (flat.ctypes.data, 0, 0), out.ctypes.data, work.ctypes.data
+    source, result, space = (flat.ctypes.data, 0, 0, 0), out.ctypes.data, work.ctypes.data
     for task in range(tasks):
         whole_rows(like, source, plan, law, scale, log, result, 0, space, task)
 
@@ -76,7 +76,7 @@ def nest_parallel(like, source, plan, law, scale, log, out, lse, work, tasks, th
         mine = work + 64 + worker * thread_bytes
         row = take(work + 8)
         while row < rows:
-            finish_row(like, plan, law, scale, log, out, lse, shared, mine, row)
+            finish_row(like, plan, law, scale, log, out, lse, source[3], shared, mine, row)
             row = take(work + 8)
 
 
@@ -87,7 +87,7 @@ def nest_serial(like, source, plan, law, scale, log, out, lse, work, tasks, thre
     for task in range(tasks):
         walk(like, source, plan, law, shared, work + 64, task)
     for row in range(plan[RESULT_ROWS]):
-        finish_row(like, plan, law, scale, log, out, lse, shared, work + 64, row)
+        finish_row(like, plan, law, scale, log, out, lse, source[3], shared, work + 64, row)
 
 
 @compiled()

@@ -156,6 +156,17 @@ def finish_log(like, total_sum, maximum, row_maximum, total, law):
 
 
 @jit
+def put_lse(like, lse, row, top, total, law, scale, apart):
+    """Write a row's log-sum-exp; or, if apart, its maximum and its total (a pair) as state.py keeps them."""
+    if apart:
+        poke(lse + 24 * row, top)
+        poke(lse + 24 * row + 8, total[0] * lift_down(like))
+        poke(lse + 24 * row + 16, total[1] * lift_down(like))
+    else:
+        poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total[0], law, scale))
+
+
+@jit
 def finish_lse(like, maximum, total, law, scale):
     """Give a row's natural log-sum-exp."""
     return type_as(like, scalar.log_sum_exp(maximum, total * lift_down(like), law, scale))

@@ -5,8 +5,9 @@ left out. Everything else goes through the tile: half precision, integers,
 other byte orders, strides of any kind, masks. What is left out becomes -inf
 there, which weighs nothing to the bit, and is not looked at.
 
-`source` is three addresses: of the logits, of the mask's bytes (0: all are
-included) and of the rows' lengths (0: whole rows).
+`source` is three addresses, of the logits, of the mask's bytes (0: all are
+included) and of the rows' lengths (0: whole rows), and whether a row's maximum
+and total are wanted apart, for a state.
 """
 
 import numpy as np
@@ -140,7 +141,7 @@ def locate(like, source, plan, row, token, tokens, term, terms, buffer):
     0 says that they are all left out.
     """
     size = BYTES // lanes(like)
-    p, mask, _ = source
+    p, mask = source[0], source[1]
     here = count_included(plan, source, row, token, tokens)
     if here == 0:
         return 0

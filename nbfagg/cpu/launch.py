@@ -74,12 +74,14 @@ def _source(
     a: npt.NDArray[Any],
     mask: npt.NDArray[np.bool_] | None,
     lengths: npt.NDArray[np.int64] | None,
-) -> tuple[int, int, int]:
+    apart: bool = False,
+) -> tuple[int, int, int, int]:
     """Give the addresses that gather.py reads by."""
     return (
         a.ctypes.data + plan.begin[0],
         0 if mask is None else mask.ctypes.data + plan.begin[1],
         0 if lengths is None else lengths.ctypes.data,
+        int(apart),
     )
 
 
@@ -93,12 +95,16 @@ def run(
     workers: int | None,
     mask: npt.NDArray[np.bool_] | None = None,
     lengths: npt.NDArray[np.int64] | None = None,
+    apart: bool = False,
 ) -> None:
-    """Aggregate `a` into `out`, (batch axes, kept axes) in one piece, and its log-sum-exp into `lse`."""
+    """Aggregate `a` into `out`, (batch axes, kept axes) in one piece, and its log-sum-exp into `lse`.
+
+    If apart, `lse` receives each row's maximum, total, and what that lost, as float64.
+    """
     count = threads(workers, plan.nbytes)
     arguments = (
         plan.like,
-        _source(plan, a, mask, lengths),
+        _source(plan, a, mask, lengths, apart),
         plan.table,
         law_of(scale, plan.kind),
         scale,

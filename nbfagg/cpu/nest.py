@@ -19,7 +19,7 @@ from numba.extending import overload
 from nbfagg import scalar
 from nbfagg.cpu.columns import add_columns, any_far, shifts_of
 from nbfagg.cpu.exp import MAGIC_F64
-from nbfagg.cpu.finish import finish_log, finish_lse, weigh_one
+from nbfagg.cpu.finish import finish_log, put_lse, weigh_one
 from nbfagg.cpu.sums import add_exactly
 from nbfagg.cpu.tiles import are_alike, extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.vector import (
@@ -385,7 +385,7 @@ def next_cell(plan, cell, counters):
 
 
 @jit
-def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
+def finish_row(like, plan, law, scale, log, out, lse, apart, shared, work, row):
     """Turn a batch row's cells into its results."""
     tops, _, sums, rests = states(like, plan, shared)
     wide = lanes(like) == 8
@@ -426,4 +426,4 @@ def finish_row(like, plan, law, scale, log, out, lse, shared, work, row):
             poke(out + token * size, weigh_one(like, value, lost, total, inverse, 1.0))
         cell = next_cell(plan, cell, work)
     if lse:
-        poke(lse + row * size, finish_lse(like, top, total[0], law, scale))
+        put_lse(like, lse, row, top, total, law, scale, apart)

@@ -47,7 +47,7 @@ def fit(plan, table, tokens):
 def packed_task(
     like, source, pitch, plan, table, law, scale, log, out, lse, offsets, most, work, first, last
 ):
-    """Take rows first ... last - 1, all but those of more than `most` tokens, which lie `pitch` bytes apart."""
+    """Take rows first ... last - 1 but for those of more than `most` tokens, `pitch` bytes apart."""
     size = BYTES // lanes(like)
     for row in range(first, last):
         start = peek(0, offsets + 8 * row)
@@ -58,5 +58,5 @@ def packed_task(
                 poke(here, type_as(like, -math.inf))
         elif tokens <= most:
             fit(plan, table, tokens)
-            place = source + start * pitch, 0, 0
+            place = source + start * pitch, 0, 0, 0
             whole_rows(like, place, table, law, scale, log, out + start * size, here, work, 0)

@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from nbfagg import scalar
-from nbfagg.cpu.finish import finish, finish_in_place, finish_log, finish_lse, lift_down, weigh_one
+from nbfagg.cpu.finish import finish, finish_in_place, finish_log, lift_down, put_lse, weigh_one
 from nbfagg.cpu.gather import locate
 from nbfagg.cpu.single import finish_parts, gap_of, sum_at, write_parts
 from nbfagg.cpu.sums import sum_of
@@ -242,7 +242,7 @@ def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
         for part in range(plan[PARTS]):
             finish_part(like, source, plan, law, log, row, part, work, sums, lows, result, top, total, buffer)
         if lse:
-            poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total[0], law, scale))
+            put_lse(like, lse, row, top, total, law, scale, source[3])
         row += 1
 
 
@@ -267,7 +267,7 @@ def finish_task(like, source, plan, law, scale, log, out, lse, shared, thread, t
     result = row_result(like, plan, out, row)
     finish_part(like, source, plan, law, log, row, part, notes, sums, lows, result, top, total, buffer)
     if lse and part == 0:
-        poke(lse + row * (BYTES // lanes(like)), finish_lse(like, top, total[0], law, scale))
+        put_lse(like, lse, row, top, total, law, scale, source[3])
 
 
 @jit

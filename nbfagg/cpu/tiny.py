@@ -12,7 +12,7 @@ import math
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import wide_point
-from nbfagg.cpu.finish import finish, finish_lse, finish_over
+from nbfagg.cpu.finish import finish, finish_over, put_lse
 from nbfagg.cpu.gather import offset_of
 from nbfagg.cpu.short import are_close, fill_up, short_parts, short_sums, spread_wide, sum_neighbours
 from nbfagg.cpu.sums import sum_few, sum_of
@@ -90,7 +90,7 @@ def tile_sums(like, source, plan, law, first, last, sums, lows, tops, scratch):
     """Write the sums of rows first ... last - 1, and each row's maximum; give how many were done."""
     tokens, terms = plan[TOKENS], plan[TERMS]
     count = (last - first) * tokens
-    if side_by_side(plan, BYTES // lanes(like)):
+    if side_by_side(plan, BYTES // lanes(like)) and not source[3]:
         p = row_at(source, plan, first)
         top, bottom = extremes(like, p, count * terms)
         if are_close(like, terms, top, bottom, law) and scalar.origin(top, law) == 0.0:
@@ -127,7 +127,7 @@ def tiny_rows(like, source, plan, law, scale, out, lse, first, last, buffer, scr
         else:
             finish(like, sums, lows, place, tokens, (total, rest), inverse, 1.0)
         if lse:
-            poke(lse + row * size, finish_lse(like, top, total, law, scale))
+            put_lse(like, lse, row, top, (total, rest), law, scale, source[3])
         sums += 8 * tokens
         lows += 8 * tokens
     return last - first

@@ -1,0 +1,83 @@
+"""Merging and finishing the states of chunks: the formulas of scalar.py over arrays of cells."""
+
+import math
+
+from nbfagg import scalar
+from nbfagg.cpu import exp  # noqa: F401  (registers the formulas with Numba)
+from nbfagg.cpu.cache import compiled
+from nbfagg.cpu.vector import jit
+
+
+@jit
+def is_poisoned(maximum, total):
+    """Say whether a cell holds a NaN; a total of NaN alone may come from +inf."""
+    return math.isnan(total) and maximum != math.inf
+
+
+@compiled()
+def merge_cells(one, other, result, law):
+    """Write the merged states of the cells of two chunks; a state is a maximum, a total, what that lost."""
+    for i in range(len(one)):
+        max_a, sum_a, rest_a = one[i, 0], one[i, 1], one[i, 2]
+        max_b, sum_b, rest_b = other[i, 0], other[i, 1], other[i, 2]
+        if is_poisoned(max_a, sum_a) or is_poisoned(max_b, sum_b):
+            result[i, 0], result[i, 1], result[i, 2] = -math.inf, math.nan, 0.0
+        else:
+            top, whole, rest = scalar.merge(max_a, sum_a, rest_a, max_b, sum_b, rest_b, law)
+            result[i, 0] = top
+            result[i, 1], result[i, 2] = scalar.add_exactly(whole, rest)
+
+
+@compiled()
+def finish_cells(cells, log, law, scale, alpha, lse):
+    """Write the weights (or their logarithms) of cells (rows, tokens) and the log-sum-exp of each row."""
+    rows, tokens = cells.shape[0], cells.shape[1]
+    for row in range(rows):
+        top, whole, rest = -math.inf, 0.0, 0.0
+        poisoned = False
+        for i in range(tokens):
+            maximum, total, lost = cells[row, i, 0], cells[row, i, 1], cells[row, i, 2]
+            poisoned = poisoned or is_poisoned(maximum, total)
+            top, whole, rest = scalar.merge(top, whole, rest, maximum, total, lost, law)
+        whole, rest = scalar.add_exactly(whole, rest)
+        if poisoned:
+            top, whole = -math.inf, math.nan
+        lse[row] = scalar.log_sum_exp(top, whole, law, scale)
+        for i in range(tokens):
+            maximum, total, lost = cells[row, i, 0], cells[row, i, 1], cells[row, i, 2]
+            if whole != whole:
+                alpha[row, i] = math.nan
+            elif log:
+                alpha[row, i] = -math.inf
+                if total != 0.0:
+                    alpha[row, i] = math.log(total / whole) + scalar.log_distance(maximum, top, law)
+            else:
+                alpha[row, i] = 0.0
+                if total != 0.0:
+                    alpha[row, i] = weigh(total, lost, whole, rest, scalar.rescale(maximum, top, law))
+
+
+@jit
+def weigh(total, lost, whole, rest, factor):
+    """Give (total + lost) / (whole + rest) * factor, the quotient's rounding brought back."""
+    total *= factor
+    quotient = total / whole
+    product, rounded = multiply_exactly(quotient, whole)
+    return quotient + ((total - product) - rounded + lost * factor - quotient * rest) / whole
+
+
+@jit
+def multiply_exactly(x, y):
+    """Give the rounded product and what it lost (Dekker's, by Veltkamp's splitting)."""
+    product = x * y
+    x_high, x_low = split(x)
+    y_high, y_low = split(y)
+    return product, x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)
+
+
+@jit
+def split(x):
+    """Give the upper and the lower half of a number's bits."""
+    part = 134217729.0 * x  # 2**27 + 1
+    high = part - (part - x)
+    return high, x - high

@@ -1,0 +1,256 @@
+"""What is known of logits seen so far: mergeable, in any order, and finished at any time.
+
+A state holds, for each (batch row, token), the largest logit and the sum of
+exponentials relative to that maximum's reference point (scalar.py), as an
+unevaluated float64 pair. Merging loses nothing but the last of the pair's bits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nbfagg import inputs
+from nbfagg.plan import law_of, make_plan
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The aggregation of a part of the logits, to be merged with that of others.
+
+    Make one with `State.of`. The result of `merge` is new; nothing changes a state.
+
+    Attributes
+    ----------
+    cells : numpy.ndarray
+        float64, of the result's shape and a last axis of 3: the maximum of
+        a token's logits, the sum of their exponentials relative to the reference
+        point of that maximum, and what that sum lost to rounding.
+    batch_dims : tuple of int
+        Which axes of the result are batch axes.
+    dtype : numpy.dtype
+        Of the result.
+    kind : numpy.dtype
+        Of the arithmetic that the logits were taken in.
+    scale : float
+        What multiplies the logits.
+
+    See Also
+    --------
+    nbfagg.fagg : All at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nbfagg
+    >>> a = np.random.default_rng(0).standard_normal((2, 6, 4, 8))
+    >>> heads = [nbfagg.State.of(a[:, :, i : i + 2]) for i in (0, 2)]  # chunks of a summed axis
+    >>> np.allclose(heads[0].merge(heads[1]).finalize(), nbfagg.fagg(a))
+    True
+    >>> tokens = [nbfagg.State.of(a[:, i : i + 3]) for i in (0, 3)]  # chunks of the kept axis
+    >>> np.allclose(tokens[0].merge(tokens[1], axis="keep").finalize(), nbfagg.fagg(a))
+    True
+    """
+
+    cells: npt.NDArray[np.float64]
+    batch_dims: tuple[int, ...]
+    dtype: np.dtype[Any]
+    kind: np.dtype[Any]
+    scale: float = 1.0
+
+    @classmethod
+    def of(
+        cls,
+        a: npt.ArrayLike,
+        *,
+        batch_axis: int | tuple[int, ...] = 0,
+        keep_axis: int | tuple[int, ...] = 1,
+        where: npt.ArrayLike | None = None,
+        lengths: npt.ArrayLike | None = None,
+        scale: float = 1.0,
+        workers: int | None = None,
+    ) -> State:
+        """Take in the logits of one chunk.
+
+        Parameters
+        ----------
+        a : array_like
+            Logits, as `nbfagg.fagg` takes them.
+        batch_axis, keep_axis, where, lengths, scale, workers
+            As in `nbfagg.fagg`; mask and lengths are those of the chunk.
+
+        Returns
+        -------
+        State
+            An axis of size 0 gives a state that holds nothing: merging it
+            changes nothing.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `nbfagg.fagg` does.
+        """
+        a = inputs.as_array(a)
+        scale, widened = inputs.as_scale(scale, a.dtype)
+        batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)
+        keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
+        mask = None if where is None else inputs.as_mask(where, a.shape)
+        strides = None if mask is None else mask.strides
+        # This one checks the axes; the walk has a row for every token, whose state is the row's.
+        result = inputs.plan_for(
+            *(a.shape, a.strides, a.dtype, a.flags.aligned, batch_axis, keep_axis, False, widened),
+            *(strides, lengths is not None),
+        )
+        both = tuple(sorted((*result.batch_axes, *result.keep_axes)))
+        counts = None
+        if lengths is not None:
+            lengths = inputs.as_lengths(lengths, a.shape, batch_axis, keep_axis)
+            counts = _inside(lengths, result.shape, result.batch_axes[0] > result.keep_axes[0])
+        plan = make_plan(
+            *(a.shape, a.strides, a.dtype, a.flags.aligned, both, (), False, widened),
+            *(strides, counts is not None),
+        )
+        cells = np.empty((*result.shape, 3))
+        if plan.way == "empty":
+            cells[...] = -math.inf, 0.0, 0.0
+        else:
+            from nbfagg.cpu import launch
+
+            launch.run(
+                plan, a, scale, False, np.empty(plan.shape, plan.kind), cells,
+                inputs.as_workers(workers), mask, counts, apart=True,
+            )  # fmt: skip
+            _settle_infinite(cells, a, both, mask)
+        batch_dims = tuple(both.index(axis) for axis in result.batch_axes)
+        return cls(cells, batch_dims, result.dtype, plan.kind, scale)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        return self.cells.shape[:-1]
+
+    def merge(self, other: State, axis: Literal["summed", "keep"] = "summed") -> State:
+        """Give the state of the logits of both.
+
+        Parameters
+        ----------
+        other : State
+            Of the same scale and dtypes.
+        axis : {"summed", "keep"}, default "summed"
+            "summed": both are chunks of summed axes, of the same shape.
+            "keep": `other` holds the tokens that follow, on the single kept axis.
+
+        Returns
+        -------
+        State
+            A new one.
+
+        Raises
+        ------
+        TypeError
+            If `other` is no State.
+        ValueError
+            For another `axis`, or states that do not fit together.
+        """
+        if not isinstance(other, State):
+            raise TypeError(f"State.merge: other is a {type(other).__name__}; want a State")
+        mine = self.scale, self.dtype, self.kind, self.batch_dims
+        theirs = other.scale, other.dtype, other.kind, other.batch_dims
+        for name, one, two in zip(("scale", "dtype", "kind", "batch_dims"), mine, theirs, strict=True):
+            if one != two:
+                raise ValueError(f"State.merge: states of {name} {one} and {two}; want the same")
+        if axis == "keep":
+            return replace(self, cells=np.concatenate((self.cells, other.cells), self._kept(other)))
+        if axis != "summed":
+            raise ValueError(f'State.merge: axis={axis!r}; want "summed" or "keep"')
+        if self.shape != other.shape:
+            raise ValueError(f"State.merge: states of shape {self.shape} and {other.shape}; want the same")
+        from nbfagg.cpu import states
+
+        one, two = (np.ascontiguousarray(state.cells).reshape(-1, 3) for state in (self, other))
+        cells = np.empty_like(one)
+        states.merge_cells(one, two, cells, law_of(self.scale, self.kind))
+        return replace(self, cells=cells.reshape(self.cells.shape))
+
+    def _kept(self, other: State) -> int:
+        """Give the single kept axis, along which states of the same batch follow one another."""
+        kept = [axis for axis in range(len(self.shape)) if axis not in self.batch_dims]
+        if len(kept) != 1 or len(self.shape) != len(other.shape):
+            raise ValueError(
+                f"State.merge: axis='keep' of states of shape {self.shape} and {other.shape} with batch axes "
+                f"{self.batch_dims}; want one kept axis in each"
+            )
+        if any(self.shape[i] != other.shape[i] for i in self.batch_dims):
+            raise ValueError(
+                f"State.merge: states of shape {self.shape} and {other.shape}; want the same batch axes "
+                f"{self.batch_dims}"
+            )
+        return kept[0]
+
+    def finalize(self, log: bool = False) -> npt.NDArray[Any]:
+        """Give what `nbfagg.fagg` would of all the logits taken in; the state stays as it is.
+
+        Parameters
+        ----------
+        log : bool, default False
+            Give the natural logarithm.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the state's shape and dtype.
+        """
+        return self._finish(bool(log))[0]
+
+    @property
+    def lse(self) -> npt.NDArray[Any]:
+        """Each batch row's natural log-sum-exp of ``scale * a``, of at least float32."""
+        return self._finish(False)[1]
+
+    def _finish(self, log: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Give weights (or their logarithms) and the log-sum-exp."""
+        kept = [axis for axis in range(len(self.shape)) if axis not in self.batch_dims]
+        order = (*self.batch_dims, *kept)
+        batch_shape = tuple(self.shape[i] for i in self.batch_dims)
+        tokens = math.prod(self.shape[i] for i in kept)
+        turned = np.ascontiguousarray(self.cells.transpose(*order, len(self.shape)))
+        rows = turned.reshape(math.prod(batch_shape), tokens, 3)
+        alpha, lse = np.empty(rows.shape[:2]), np.empty(len(rows))
+        from nbfagg.cpu import states
+
+        states.finish_cells(rows, log, law_of(self.scale, self.kind), self.scale, alpha, lse)
+        alpha = alpha.reshape(turned.shape[:-1]).transpose(np.argsort(order))
+        # Of half precision the float32 result is rounded once.
+        if self.dtype != self.kind:
+            alpha = alpha.astype(self.kind)
+        with np.errstate(over="ignore"):
+            weights = np.ascontiguousarray(alpha, self.dtype)
+            lse_dtype = self.dtype if self.dtype.itemsize > 2 else np.dtype(np.float32)
+            return weights, lse.reshape(batch_shape).astype(lse_dtype)
+
+
+def _inside(lengths: npt.NDArray[np.int64], shape: tuple[int, ...], turned: bool) -> npt.NDArray[np.int64]:
+    """Give 1 for each cell that its row's length leaves, else 0, in the order of the result's axes."""
+    tokens = np.arange(shape[0] if turned else shape[1])
+    inside = tokens[:, np.newaxis] < lengths if turned else tokens < lengths[:, np.newaxis]
+    return np.ascontiguousarray(inside, np.int64)
+
+
+def _settle_infinite(
+    cells: npt.NDArray[np.float64],
+    a: npt.NDArray[Any],
+    axes: tuple[int, ...],
+    mask: npt.NDArray[np.bool_] | None,
+) -> None:
+    """Mark the cells that hold a NaN beside +inf: the kernels look for the larger of the two only."""
+    for place in np.argwhere(np.isposinf(cells[..., 0])):
+        index: list[Any] = [slice(None)] * a.ndim
+        for axis, number in zip(axes, place, strict=True):
+            index[axis] = number
+        included = True if mask is None else mask[tuple(index)]
+        if np.isnan(np.max(a[tuple(index)], where=included, initial=-math.inf)):
+            cells[tuple(place)] = -math.inf, math.nan, 0.0
