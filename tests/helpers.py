@@ -17,6 +17,7 @@ import numpy as np
 import nbfagg
 from nbfagg import reference
 
+DTYPES = [np.float32, np.float64]
 BOUND = {"f": 2.0, "d": 3.0}
 LOG_EXTRA = 2.0
 

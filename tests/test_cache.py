@@ -128,6 +128,7 @@ def test_a_damaged_file(folder, kind, content):
     (path,) = (path for path in files(folder) if path.suffix == f".{kind}")
     path.write_bytes(content)
     assert compilations(folder) == 1
+    assert compilations(folder) == 0
 
 
 def test_the_kernels_themselves():

@@ -6,13 +6,12 @@ import mmap
 
 import numpy as np
 import pytest
-from helpers import check, check_all, in_memory_order
+from helpers import DTYPES, check, check_all, in_memory_order
 from ways import WAYS
 
 import nbfagg
 from nbfagg import reference
 
-DTYPES = [np.float32, np.float64]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 

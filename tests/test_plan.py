@@ -6,14 +6,12 @@ import functools
 import numba
 import numpy as np
 import pytest
-from helpers import check_all
+from helpers import DTYPES, check_all
 from ways import WAYS, Way
 
 import nbfagg
 from nbfagg import fields, inputs, plan
 from nbfagg.cpu import launch
-
-DTYPES = [np.float32, np.float64]
 
 # What the head of the plan's table says of a way. Numbers of more than one are told by a tuple (least, most).
 SEVERAL = (2, np.inf)

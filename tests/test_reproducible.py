@@ -6,12 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from helpers import in_memory_order, run_python
+from helpers import DTYPES, in_memory_order, run_python
 from ways import WAYS, Way
 
 import nbfagg
-
-DTYPES = [np.float32, np.float64]
 
 # Many small rows, and a few large ones: what threads share is rows, or the parts of rows.
 MORE = {"many rows": Way((5000, 16, 4)), "large rows": Way((9, 6, 50_000))}
@@ -33,7 +31,6 @@ def digests(workers):
 ELSEWHERE = """
 import json
 import numba
-from nbfagg import api
 from test_reproducible import digests
 found = [digests(workers) for workers in (1, 2, 3, 7, None)]
 assert numba.get_num_threads() == 7

@@ -5,12 +5,11 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import check, check_all
+from helpers import DTYPES, check, check_all
 from ways import WAYS
 
 import nbfagg
 
-DTYPES = [np.float32, np.float64]
 every_way = pytest.mark.parametrize("name", WAYS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 NAN, INF = np.nan, np.inf

@@ -4,13 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from helpers import check, check_all
+from helpers import DTYPES, check, check_all
 from ways import WAYS
 
 import nbfagg
 from nbfagg import plan
-
-DTYPES = [np.float32, np.float64]
 
 
 def normal(random, shape, info):
