@@ -26,7 +26,7 @@ _local = threading.local()
 def _workspace(nbytes: int) -> tuple[npt.NDArray[np.uint8], int]:
     """Give memory of at least `nbytes`, with its address, at the start of a cache line."""
     kept: tuple[npt.NDArray[np.uint8], int] | None = getattr(_local, "workspace", None)
-    if kept is not None and kept[0].nbytes >= nbytes + 64:
+    if kept is not None and kept[0].nbytes >= nbytes:
         return kept
     memory = np.empty(nbytes + 64, np.uint8)
     start = memory.ctypes.data
