@@ -1,4 +1,4 @@
-"""A tile whose lanes do not meet: the innermost axis is a batch or a kept one.
+"""A tile whose lanes do not meet: they lie across a batch or a kept axis, side by side or any way apart.
 
 Each column keeps a state of its own: a maximum, whose reference point its sum
 is relative to, and the sum. It takes in a stretch of the summed axis at a time.
@@ -21,10 +21,10 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import FLOOR_F32, FLOOR_F64, LIFT_F32, LIFT_F64, MAGIC_F32, MAGIC_F64, exp_near, exp_parts
+from nbfagg.cpu.finish import to_sums
 from nbfagg.cpu.sums import add_exactly, include, nothing
 from nbfagg.cpu.vector import (
     BYTES,
-    F32,
     absolute,
     add,
     all_below,
@@ -51,7 +51,6 @@ from nbfagg.cpu.vector import (
     store,
     sub,
     type_as,
-    widen,
     widened,
 )
 
@@ -60,7 +59,7 @@ from nbfagg.cpu.vector import (
 # what lies 1074 octaves below its row's maximum is just within its range.
 REACH_F32, REACH_F64 = 30.0, 0.0
 # Octaves by which it may lie below it without a look at each exponent: down to
-# LIFT - DEPTH - CLOSE = -38, where 2**-126 is the smallest normal number.
+# LIFT - DEPTH - CLOSE = -37, where 2**-126 is the smallest normal number.
 DEPTH = 100.0
 # Octaves within which COLUMN_STEPS powers of two add exactly in float32: 24 bits,
 # less 4 for the sum and 1 for the rounding of each exponent, and 2 to spare.
@@ -71,16 +70,6 @@ CHAIN = 8
 
 LARGEST_F32 = float(np.finfo(np.float32).max)
 LARGEST_F64 = float(np.finfo(np.float64).max)
-
-
-def to_double(x):
-    """Give the lanes of x as float64."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(to_double)
-def _to_double(x):
-    return (lambda x: widen(x)) if x == F32 else (lambda x: x)
 
 
 def to_type(like, x):
@@ -121,7 +110,7 @@ def _reach(like):
 @jit
 def shifts_of(like, tops, law):
     """Give scalar.shift of every lane, as float64."""
-    y = mul(to_double(tops), splat(widened(like), law[0]))
+    y = mul(to_sums(tops), splat(widened(like), law[0]))
     even = mul(round_up(mul(y, splat(y, 0.5))), splat(y, 2.0))
     return select_above(absolute(y), splat(y, law[4]), splat(y, 0.0), even)
 
@@ -131,7 +120,7 @@ def points_of(like, tops, shifts, law):
     """Make each lane's origin, and the vectors that exp_parts wants, each lane with its own maximum."""
     magic, depth, greatest = constants(like)
     rate, inverse, high, low, far = law
-    y = mul(to_double(tops), splat(shifts, rate))
+    y = mul(to_sums(tops), splat(shifts, rate))
     none = splat(like, type_as(like, 0.0))
     finite = select_above(absolute(tops), splat(like, type_as(like, greatest)), none, tops)
     origin = select_above(absolute(y), splat(y, far), finite, none)
@@ -146,7 +135,7 @@ def points_of(like, tops, shifts, law):
 @jit
 def magics_of(like, tops, shifts, law):
     """Give each lane's magic number, or infinity where it has an origin to take out, or no logit yet."""
-    y = absolute(mul(to_double(tops), splat(shifts, law[0])))
+    y = absolute(mul(to_sums(tops), splat(shifts, law[0])))
     beyond = splat(y, math.inf)
     magics = sub(splat(y, constants(like)[0]), shifts)
     return to_type(like, select_above(y, splat(y, law[4]), beyond, magics))
@@ -157,14 +146,14 @@ def factors_of(like, old, old_shifts, new_shifts, law):
     """Give scalar.rescale of every lane, no new maximum being far off: 0 where the old one is, or is -inf."""
     distance = larger(sub(old_shifts, new_shifts), splat(old_shifts, -1000.0))
     factors = power_of_two(add(distance, splat(distance, MAGIC_F64)))
-    y = mul(to_double(old), splat(distance, law[0]))
+    y = mul(to_sums(old), splat(distance, law[0]))
     return select_above(y, splat(y, -law[4]), factors, splat(y, 0.0))
 
 
 @jit
 def any_far(like, tops, law):
     """Say whether a maximum (-inf is none) is too far off for a power of two."""
-    y = mul(to_double(tops), splat(widened(like), law[0]))
+    y = mul(to_sums(tops), splat(widened(like), law[0]))
     finite = select_above(y, splat(y, -math.inf), y, splat(y, 0.0))
     return any_above(absolute(finite), law[4])
 

@@ -93,7 +93,7 @@ def weigh_one(like, token_sum, low, total, inverse, factor):
 
 
 def to_sums(x):
-    """Widen a vector of the result's type to float64."""
+    """Give the lanes of x as float64."""
     raise NotImplementedError("for compiled code")
 
 

@@ -1,4 +1,4 @@
-"""Axes in any order, the innermost contiguous: walked in memory's order, whichever axis is kept.
+"""Axes in any order, on any strides: walked in memory's order, whichever axis is kept.
 
 Every (batch row, token) pair has a cell: the maximum so far and the sum so far,
 relative to that maximum's reference point. A task owns a set of cells (or, of
@@ -99,12 +99,10 @@ def add_to_cell(like, cell, top, total, lost, first, places, law):
     old_rest = peek(0.0, rests + 8 * cell) if wide else 0.0
     new, whole, rest = scalar.merge(old, peek(0.0, sums + 8 * cell), old_rest, top, total, lost, law)
     poke(tops + size * cell, type_as(like, new))
+    poke(sums + 8 * cell, whole)
+    # Of float32 logits, what float64 loses here is 2**-29 of the last bit.
     if wide:
-        poke(sums + 8 * cell, whole)
         poke(rests + 8 * cell, rest)
-    else:
-        # What float64 loses here is 2**-29 of float32's last bit.
-        poke(sums + 8 * cell, whole)
 
 
 @jit

@@ -39,7 +39,7 @@ def jit_as(name):
 
 
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
-_I1, _I8, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
+_I8, _I32, _I64 = (ir.IntType(n) for n in (8, 32, 64))
 
 
 class Vec(types.Type):
