@@ -36,9 +36,11 @@ def __getattr__(name: str) -> Any:
     elif name == "reference":
         value = importlib.import_module("nbfagg.reference")
     elif name == "__version__":
-        from importlib.metadata import version
+        from nbfagg.info import installed
 
-        value = version("nbfagg")
+        value = installed("nbfagg")
+        if value is None:
+            raise AttributeError("nbfagg runs from its source without being installed: it has no version")
     else:
         raise AttributeError(f"module 'nbfagg' has no attribute {name!r}")
     globals()[name] = value
@@ -46,4 +48,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,8 @@ exit  when
 ====  ==================================================================
 0     done, and what was shown is as promised
 1     a difference was found (`check`, `demo`), or a file or device failed
-2     the command line is wrong; one line on stderr says how
+2     the command line is wrong; stderr says how in one line, or has the help
+      where no command is named
 130   interrupted (Ctrl-C)
 141   the reader of the output has gone (a broken pipe)
 ====  ==================================================================
@@ -34,13 +35,9 @@ class _Version(argparse.Action):
     """Print the version and stop; it is looked up only here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import PackageNotFoundError, version
+        from nbfagg import info
 
-        try:
-            found = version("nbfagg")
-        except PackageNotFoundError:
-            found = "(not installed)"
-        print(parser.prog, found)
+        print(parser.prog, info.installed("nbfagg") or info.NOT_INSTALLED)
         parser.exit()
 
 
@@ -51,8 +48,8 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _announce_compilation() -> None:
-    """Tell a person at a terminal what the first call waits for, if it does."""
+def _announce_compilation(time: str) -> None:
+    """Tell a person at a terminal what the first call waits for, if it does, and for about how long."""
     if sys.stderr is None or not sys.stderr.isatty():
         return
     from numba.core import event
@@ -62,9 +59,7 @@ def _announce_compilation() -> None:
 
         def on_start(self, event: Any) -> None:
             if not self.told:
-                print(
-                    "nbfagg: compiling kernels, once: half a minute or more ...", file=sys.stderr, flush=True
-                )
+                print(f"nbfagg: compiling, once on this machine: {time} ...", file=sys.stderr, flush=True)
             self.told = True
 
         def on_end(self, event: Any) -> None:
@@ -76,7 +71,7 @@ def _announce_compilation() -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     from nbfagg import demo
 
-    _announce_compilation()
+    _announce_compilation("half a minute or more")  # one kernel
     return demo.run(arguments.sentence, plain=arguments.plain)
 
 
@@ -90,14 +85,20 @@ def _info(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from nbfagg import check
 
-    _announce_compilation()
+    _announce_compilation("some minutes")  # every kernel, for float32 and float64
     return check.run(arguments.seed)
+
+
+def _no_command(parser: argparse.ArgumentParser) -> int:
+    parser.print_help(sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nbfagg", description="Stable attention aggregation of arrays.", allow_abbrev=False)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    parser.set_defaults(run=lambda _: _no_command(parser))
+    commands = parser.add_subparsers(metavar="command")
 
     def command(name: str, run: Any, what: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=what, description=what, allow_abbrev=False)

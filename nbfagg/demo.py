@@ -38,12 +38,15 @@ class Logits(NamedTuple):
         The key tokens as WordPiece has them.
     sentences : (B,) str array
         The sentences as written.
+    layer : () int64 array
+        Which layer of the model the logits are of.
     """
 
     logits: NDArray[np.float32]
     lengths: NDArray[np.int64]
     tokens: NDArray[np.str_]
     sentences: NDArray[np.str_]
+    layer: NDArray[np.int64]
 
 
 class Word(NamedTuple):
@@ -191,7 +194,7 @@ def run(sentence: int | None = None, *, plain: bool = False) -> int:
     width = min(shutil.get_terminal_size().columns, 100) if depth else 80
     heads, queries = data.logits.shape[2:]
     print("Which words does a transformer attend to? The attention logits of a real one")
-    print(f"(MiniLM, layer 3) are an array (B, L, N, H) = {data.logits.shape}, float32, with")
+    print(f"(MiniLM, layer {data.layer}) are an array (B, L, N, H) = {data.logits.shape}, float32, with")
     print(f"-inf for padding. fagg sums their exponentials over {heads} heads and {queries} queries to")
     print("one weight a word, 1 a sentence.", flush=True)
 
@@ -213,7 +216,8 @@ def run(sentence: int | None = None, *, plain: bool = False) -> int:
                 lines = bars(words, top, column, width)
             print(*lines, sep="\n")
 
-    parked = ", ".join(f"{words[0].weight:.2f}" for words in sentences)
+    shown = sentences if sentence is None else sentences[sentence - 1 : sentence]
+    parked = ", ".join(f"{words[0].weight:.2f}" for words in shown)
     if depth:
         print("\n 0 ", *(shade(" ", k / 31, depth) for k in range(32)), f" {top:.4f} and more", sep="")
     print(f"\n[CLS] takes {parked}, as it is known to do in such models.")

@@ -21,8 +21,11 @@ OPTIONAL = {
     "numba-cuda": ("numba-cuda",),
 }
 
+# What stands for the version of an nbfagg that has none.
+NOT_INSTALLED = "(not installed)"
 
-def _installed(*names: str) -> str | None:
+
+def installed(*names: str) -> str | None:
     """Return the version of the first of the distributions that is installed, without importing it."""
     for name in names:
         try:
@@ -114,6 +117,8 @@ def _writable(path: Path) -> bool:
 
 def _cache() -> dict[str, Any]:
     """Return where Numba keeps the compiled kernels."""
+    if not import_module("nbfagg.cpu.cache").wanted():
+        return {"cache_dir": None, "cache_writable": False}
     # Numba's own order: what the user set, beside the source, the user's cache.
     chosen = _numba().config.CACHE_DIR
     places = [Path(chosen)] if chosen else []
@@ -164,17 +169,17 @@ def config() -> dict[str, Any]:
             Numba's number of threads, and the CPUs that this process may run on.
         ``cpu``, ``simd_bits``, ``fma`` : str, int and bool
             What Numba compiles for.
-        ``cache_dir``, ``cache_writable`` : str and bool
-            Where compiled kernels are kept.
+        ``cache_dir``, ``cache_writable`` : str or None, and bool
+            Where compiled kernels are kept; None where NBFAGG_CACHE=0 says nowhere.
         ``gpus`` : list of str
             Names of the NVIDIA GPUs.
     """
     return {
-        "nbfagg": _installed("nbfagg"),
+        "nbfagg": installed("nbfagg"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        **{name: _installed(name) for name in ("numpy", "numba", "llvmlite")},
-        "optional": {name: _installed(*names) for name, names in OPTIONAL.items()},
+        **{name: installed(name) for name in ("numpy", "numba", "llvmlite")},
+        "optional": {name: installed(*names) for name, names in OPTIONAL.items()},
         **_threading(),
         "threads": int(_numba().config.NUMBA_NUM_THREADS),
         "cpus": _affinity(),
@@ -189,19 +194,25 @@ def show_config() -> None:
     found = config()
     started = "in use" if found["threading_running"] else "would be used"
     others = [layer for layer in found["threading_available"] if layer != found["threading_layer"]]
+    layers = [f"asked for: {found['threading_wanted']}"]
+    if others:
+        layers.append(f"{', '.join(others)} available too")
+    if found["cache_dir"] is None:
+        cache = "off (NBFAGG_CACHE=0)"
+    else:
+        cache = found["cache_dir"]
+        cache += "" if found["cache_writable"] else " (cannot be written: each process compiles)"
     rows = {
-        "nbfagg": found["nbfagg"] or "not installed, runs from its source",
+        "nbfagg": found["nbfagg"] or NOT_INSTALLED,
         "python": f"{found['python']} on {found['platform']}",
         "numpy": found["numpy"],
         "numba": f"{found['numba']}, llvmlite {found['llvmlite']}",
         **{name: version or "-" for name, version in found["optional"].items()},
-        "threading layer": f"{found['threading_layer'] or 'none'} {started}"
-        + (f" ({', '.join(others)} available too)" if others else ""),
+        "threading layer": f"{found['threading_layer'] or 'none'} {started} ({'; '.join(layers)})",
         "threads": f"{found['threads']} on {found['cpus']} CPUs",
         "CPU": found["cpu"],
         "SIMD": f"{found['simd_bits']} bits, {'with' if found['fma'] else 'without'} FMA",
-        "kernel cache": found["cache_dir"]
-        + ("" if found["cache_writable"] else " (cannot be written: each process compiles)"),
+        "kernel cache": cache,
         "GPU": ", ".join(found["gpus"]) or "-",
     }
     for name, value in rows.items():

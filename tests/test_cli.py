@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from functools import partial
 
+import helpers
+import numba
 import numpy as np
 import pytest
 from helpers import run_python
@@ -22,11 +24,10 @@ COLOURED = re.compile(r"\x1b\[38;5;\d+;48;(5;\d+|2;\d+;\d+;\d+)m")
 KNOWN = {"[CLS]": "0.7051", "fox": "0.0705", "vaccine": "0.0542", "subtracting": "0.0408"}
 
 
-def environment(**settings):
-    """Return this process's environment, in which the nbfagg under test is found from any directory."""
-    path = [str(Path(nbfagg.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLORTERM", "COLUMNS")}
-    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, path)), "TERM": "xterm-256color"} | settings
+# A terminal of a known kind.
+environment = partial(
+    helpers.environment, NO_COLOR=None, COLORTERM=None, COLUMNS=None, TERM="xterm-256color", NBFAGG_CACHE=None
+)
 
 
 def start(*arguments, **options):
@@ -114,6 +115,7 @@ def test_demo_of_one_sentence(capsys, number):
     assert cli.main(["demo", "--sentence", str(number)]) == 0
     out = capsys.readouterr().out
     assert [bool(re.search(rf"^{n}\. ", out, re.M)) for n in (1, 2, 3)] == [n == number for n in (1, 2, 3)]
+    assert f"[CLS] takes {('0.71', '0.62', '0.58')[number - 1]}, as" in out
 
 
 def test_demo_offers_every_sentence():
@@ -296,11 +298,24 @@ def test_info_shows_the_cache_in_use(tmp_path):
     assert re.search(rf"^kernel cache +{re.escape(str(tmp_path / 'new'))}$", out, re.M)
 
 
+def test_info_shows_that_there_is_no_cache(tmp_path):
+    out = call("info", env=environment(NUMBA_CACHE_DIR=str(tmp_path), NBFAGG_CACHE="0"))[1]
+    assert re.search(r"^kernel cache +off \(NBFAGG_CACHE=0\)$", out, re.M)
+    assert str(tmp_path) not in out
+
+
+def test_info_shows_the_threading_layer_asked_for():
+    out = call("info", env=environment(NUMBA_THREADING_LAYER="workqueue"))[1]
+    assert re.search(r"^threading layer +workqueue would be used \(asked for: workqueue(;|\))", out, re.M)
+
+
 def test_config_of_an_unwritable_cache(monkeypatch):
+    monkeypatch.delenv("NBFAGG_CACHE", raising=False)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.setattr(os, "access", lambda *_: False)
     found = info.config()
     assert not found["cache_writable"]
-    assert found["cache_dir"].endswith("__pycache__") or os.environ.get("NUMBA_CACHE_DIR")
+    assert found["cache_dir"].endswith("__pycache__")
 
 
 class Driver:
@@ -351,7 +366,6 @@ def test_gpus_are_those_of_the_driver(monkeypatch, load, names):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["nonsense"],
         ["demo", "--nonsense"],
         ["demo", "--sentence", "4"],
@@ -369,6 +383,15 @@ def test_errors_are_one_line_and_exit_2(capsys, arguments):
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"nbfagg( \w+)?: error: .+ \(see nbfagg( \w+)? --help\)\n", err)
+
+
+def test_no_command_gets_the_help(capsys):
+    assert cli.main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: nbfagg ")
+    for name in ("demo", "info", "check", "--version"):
+        assert name in err
 
 
 def test_error_in_a_process():
@@ -464,16 +487,16 @@ class Terminal:
     def flush(self): pass
 
 real, sys.stderr = sys.stderr, Terminal()
-cli._announce_compilation()
+cli._announce_compilation("a week")
 found = [sys.stderr.text]
 for kernel in (numba.njit(lambda x: x + 1), numba.njit(lambda x: x + 2)):
     kernel(1)
     found.append(sys.stderr.text)
 sys.stderr = real
-print(*(text.count("compiling") for text in found))
+print(*(text.count("compiling") for text in found), "a week" in found[-1])
 """
 
 
 def test_a_terminal_is_told_once_that_kernels_are_compiled():
-    assert run_python(ANNOUNCED, "terminal") == "0 1 1\n"
-    assert run_python(ANNOUNCED, "file") == "0 0 0\n"
+    assert run_python(ANNOUNCED, "terminal") == "0 1 1 True\n"
+    assert run_python(ANNOUNCED, "file") == "0 0 0 False\n"

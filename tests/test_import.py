@@ -3,12 +3,14 @@
 import doctest
 import importlib
 import pkgutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 from helpers import run_python
 
 import nbfagg
+from nbfagg import cli, info
 
 PACKAGE = Path(nbfagg.__file__).parent
 # __main__ runs when it is imported; test_cli.py does so.
@@ -52,6 +54,29 @@ def test_public_names():
         _ = nbfagg.softmax
     code = "from nbfagg import *; print(sorted(n for n in dir() if not n.startswith('_')))"
     assert run_python(code) == f"{nbfagg.__all__}\n"
+
+
+def test_dir_has_each_name_once():
+    assert nbfagg.fagg is not None
+    assert dir(nbfagg) == sorted(set(dir(nbfagg)))
+
+
+@pytest.mark.skipif(info.installed("nbfagg") is None, reason="not installed")
+def test_the_version():
+    assert nbfagg.__version__ == info.installed("nbfagg")
+
+
+def test_there_is_no_version_without_an_installation(monkeypatch, capsys):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(info, "version", missing)
+    monkeypatch.delitem(vars(nbfagg), "__version__", raising=False)
+    assert not hasattr(nbfagg, "__version__")
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == "nbfagg (not installed)\n"
+    info.show_config()
+    assert capsys.readouterr().out.splitlines()[0].split(maxsplit=1) == ["nbfagg", "(not installed)"]
 
 
 def test_it_is_typed():

@@ -48,6 +48,11 @@ def _make_quiet(cache: Any) -> None:
     cache.load_overload, cache.save_overload = load_quietly, save_quietly
 
 
+def wanted() -> bool:
+    """Say whether kernels are to be kept on disk."""
+    return os.environ.get("NBFAGG_CACHE", "1") != "0"
+
+
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorate a kernel that Python calls: compiled at its first call, cached on disk where that can be.
 
@@ -57,7 +62,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(error_model="numpy", nogil=True, **options)(function)
-        if os.environ.get("NBFAGG_CACHE", "1") == "0":
+        if not wanted():
             return dispatcher
         try:
             dispatcher.enable_caching()
