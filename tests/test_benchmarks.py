@@ -225,6 +225,42 @@ def test_a_start_is_timed_in_its_own_process():
     assert not numba_imported
 
 
+def test_a_start_beside_its_import():
+    startup = module("figures.startup")
+    seconds = {"import numpy": 0.12, "import nbfagg": 0.008, "import numba": 0.34, startup.COLD: 29.6}
+    found = {**json.loads((module("figures.record").FOLDER / "startup.json").read_text(encoding="utf-8"))}
+    text = startup.render({**found, "seconds": {**seconds, "first call, small": 0.83}})
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert [row[-1].strip("| ") for row in rows[2:]] == [
+        "120 ms",
+        "8.00 ms",
+        "340 ms",
+        "+29.3 s to `import numba`",
+        "+490 ms to `import numba`",
+    ]
+
+
+def test_a_record_has_a_line_for_each_row(monkeypatch, tmp_path):
+    record = module("figures.record")
+    monkeypatch.setattr(record, "FOLDER", tmp_path)
+    rows = [{"shape": (2, 3), "who": {"µ": 1 / 3}}, {"shape": [], "who": {}}]
+    record.write("some", {"edges": [0.5, 1], "rows": rows, "seconds": {"a": 1, "b": {"c": 2}}, "none": []})
+    lines = (tmp_path / "some.json").read_text(encoding="utf-8").splitlines()
+    assert '  {"shape": [2, 3], "who": {"µ": 0.3333}},' in lines
+    assert '  {"shape": [], "who": {}}' in lines
+    assert ' "edges": [0.5, 1],' in lines
+    found = record.read("some")
+    assert found["rows"][0] == {"shape": [2, 3], "who": {"µ": 0.3333}}
+    assert (found["figure"], found["seconds"], found["none"]) == ("some", {"a": 1, "b": {"c": 2}}, [])
+
+
+def test_the_records_are_written_so():
+    record = module("figures.record")
+    for name in module("figures.__main__").FIGURES:
+        path = record.FOLDER / f"{name}.json"
+        assert record.text(record.read(name)) == path.read_text(encoding="utf-8")
+
+
 def test_a_marker_nobody_knows(tmp_path, capsys):
     path = tmp_path / "README.md"
     path.write_text("<!-- figures:magic -->\n<!-- /figures -->\n", encoding="utf-8")
@@ -234,6 +270,6 @@ def test_a_marker_nobody_knows(tmp_path, capsys):
 
 def test_the_readme_has_the_recorded_figures():
     readme = module("figures.readme")
-    if not readme.README.exists() or not readme.MARKED.search(readme.README.read_text(encoding="utf-8")):
-        pytest.skip("README.md has no marked tables")
+    text = readme.README.read_text(encoding="utf-8")
+    assert sorted(marked["name"] for marked in readme.MARKED.finditer(text)) == sorted(readme.TABLES)
     assert readme.main(check=True) == 0

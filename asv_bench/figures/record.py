@@ -24,14 +24,32 @@ def progress(figure: str, line: str) -> None:
 def write(name: str, found: dict[str, Any]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
-    text = json.dumps({"figure": name, "machine": machine(), **_rounded(found)}, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text({"figure": name, "machine": machine(), **_rounded(found)}), encoding="utf-8")
     progress(name, f"recorded in {os.path.relpath(path)}")
 
 
 def read(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return found
+
+
+def text(found: dict[str, Any]) -> str:
+    """JSON with a line for each entry of a list: short files, and differences that can be read."""
+    entries = (f" {_compact(name)}: {_lines(value)}" for name, value in found.items())
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def _lines(value: Any) -> str:
+    if isinstance(value, dict) and value:
+        entries = [f"{_compact(name)}: {_compact(entry)}" for name, entry in value.items()]
+        return "{\n  " + ",\n  ".join(entries) + "\n }"
+    if isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value):
+        return "[\n  " + ",\n  ".join(map(_compact, value)) + "\n ]"
+    return _compact(value)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def machine() -> dict[str, Any]:

@@ -68,15 +68,18 @@ def _cold() -> float:
 
 def render(found: dict[str, Any]) -> str:
     seconds = found["seconds"]
+    # Of nbfagg there is none: it imports neither.
     base = {
-        "import nbfagg": "import numpy",
         "first call, small": "import numba",
         "first call, threaded": "import numba",
         COLD: "import numba",
     }
     rows = []
     for name, took in seconds.items():
-        more = f"{(took - seconds[base[name]]) * 1e3:+.0f} ms to `{base[name]}`" if name in base else ""
+        more = ""
+        if name in base:
+            difference = took - seconds[base[name]]
+            more = f"{'-' if difference < 0 else '+'}{duration(abs(difference))} to `{base[name]}`"
         rows.append([f"`{name}`" if name.startswith("import") else name, duration(took), more])
     return (
         table(["in a new process", "median", "difference"], rows) + "\n\n" + caption(found, "numba", "numpy")
