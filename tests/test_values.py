@@ -8,7 +8,7 @@ from helpers import DTYPES, check, check_all
 from ways import WAYS
 
 import nbfagg
-from nbfagg import plan
+from nbfagg import fields, plan
 
 
 def normal(random, shape, info):
@@ -154,9 +154,9 @@ def test_parts(kind, dtype):
 @pytest.mark.parametrize("kind", [normal, wide, tails, subnormal, padded])
 def test_tokens_around_the_workspace(kind, dtype):
     # With more tokens the sums wait in the result.
-    for tokens in (plan.SUMS_TOKENS - 1, plan.SUMS_TOKENS, plan.SUMS_TOKENS + 1):
+    for tokens in (fields.SUMS_TOKENS - 1, fields.SUMS_TOKENS, fields.SUMS_TOKENS + 1):
         check_all(logits(kind, (1, tokens, 1), dtype))
-    check_all(logits(kind, (2, plan.SUMS_TOKENS + 3, 2), dtype))
+    check_all(logits(kind, (2, fields.SUMS_TOKENS + 3, 2), dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbfagg import plan
+from nbfagg import fields
 
 
 @functools.cache
@@ -49,10 +49,10 @@ WAYS = {
     "tokens of whole vectors": Way((3, 200, 32)),
     "tokens of one term": Way((3, 5000, 1)),
     "pieces": Way((3, 2, 2, 4200)),
-    "sums in the result": Way((3, plan.SUMS_TOKENS + 21, 1)),
+    "sums in the result": Way((3, fields.SUMS_TOKENS + 21, 1)),
     "parts": Way((1, 3, 2, 80_000)),
     "parts of tokens": Way((1, 30_000, 3, 4)),
-    "parts in the result": Way((1, plan.SUMS_TOKENS + 4000, 5)),
+    "parts in the result": Way((1, fields.SUMS_TOKENS + 4000, 5)),
     "gathered": Way((3, 30, 3, 5), swapped=True),
     "gathered strided": Way((3, 30, 3, 5), swapped=True, order=(3, 1, 0, 2), gap=True),
     "gathered pieces": Way((3, 2, 3, 2900), swapped=True, order=(0, 3, 1, 2)),
