@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nbfagg import reference
-from nbfagg.reference import oracle, ulp_error
+from nbfagg.reference import exponential, oracle, ulp_error
 
 LONG = np.finfo(np.longdouble)
 EPS = float(LONG.eps)
@@ -32,6 +32,7 @@ LSE_TOLERANCE = 24 * EPS
 
 def exact(value):
     """A number as it is, in 50 digits; also far outside of float64's range."""
+    assert np.isfinite(value)
     rest, exponent = np.frexp(np.longdouble(value))
     digits = MP.mpf(0)
     while rest:  # float64 takes the leading 53 bits each time
@@ -196,7 +197,7 @@ def test_blocks_change_nothing_but_roundings(monkeypatch):
     a[1, 2] = -np.inf
     whole = oracle(a)
     for block in (1, 7, 40, 90, 1000):
-        monkeypatch.setattr(reference, "_BLOCK", block)
+        monkeypatch.setattr(exponential, "BLOCK", block)
         # Forty sequential additions instead of a sum in pairs.
         np.testing.assert_allclose(oracle(a), whole, rtol=ALPHA_TOLERANCE + 40 * EPS)
 
@@ -429,6 +430,56 @@ def test_one_maximum_for_all_is_not_enough_in_float64_either():
     np.testing.assert_allclose(
         reference.fagg_stable(a), oracle(a).astype(float), rtol=20 * np.finfo(float).eps
     )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30, -np.inf])
+@pytest.mark.parametrize("form", [oracle, reference.fagg_stable])
+def test_masks_of_the_forms_that_take_them(form, bad):
+    rng = np.random.default_rng(18)
+    a = rng.normal(size=(3, 4, 2, 5))
+    lengths = np.array([4, 1, 0])
+    where = rng.random((4, 1, 5)) < 0.7
+    where[0, 0, 0] = True
+    short = np.arange(4)[:, None, None] < lengths[:, None, None, None]
+    for keywords, included in [
+        ({"where": where}, np.broadcast_to(where, a.shape)),
+        ({"lengths": lengths}, np.broadcast_to(short, a.shape)),
+        ({"where": where.tolist(), "lengths": lengths.tolist()}, where & short),
+    ]:
+        e = np.where(included, np.exp(a), 0)
+        total = e.sum(axis=(1, 2, 3))[:, None]
+        want = e.sum(axis=(2, 3)) / np.where(total == 0, 1, total)
+        got = form(np.where(included, a, bad), **keywords)
+        # Two sums, of 10 and of 40 terms, and exponents below 8 that are rounded once.
+        np.testing.assert_allclose(got.astype(float), want, rtol=20 * np.finfo(float).eps)
+        np.testing.assert_array_equal(got, form(np.where(included, a, -np.inf)))
+
+
+@pytest.mark.parametrize("bad", [[np.nan], [np.inf], [np.inf, np.nan], [np.inf, np.inf]])
+def test_rows_without_an_answer_in_the_stable_form(bad):
+    a = np.random.default_rng(19).normal(size=(4, 3, 2, 2))
+    a[0] = -np.inf
+    a[1, 1].flat[: len(bad)] = bad
+    a[2, 1] = -np.inf
+    alpha = reference.fagg_stable(a)
+    np.testing.assert_array_equal(alpha[0], 0)
+    assert np.isnan(alpha[1]).all()
+    assert alpha[2, 1] == 0
+    np.testing.assert_array_equal(alpha[2:], reference.fagg_stable(a[2:]))
+    alone = reference.fagg_stable(a, lengths=[1, 1, 1, 1])[1:]
+    np.testing.assert_allclose(alone, [[1, 0, 0]] * 3, rtol=4 * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 0, 2, 2), (2, 3, 0, 2), (2, 3, 2, 0)])
+def test_empty_axes_of_the_stable_form(shape):
+    np.testing.assert_array_equal(reference.fagg_stable(np.zeros(shape)), np.zeros(shape[:2]))
+
+
+def test_errors_of_the_stable_form():
+    with pytest.raises(ValueError, match="broadcast"):
+        reference.fagg_stable(np.zeros((2, 3, 1, 1)), where=np.ones((2, 2)))
+    with pytest.raises(ValueError, match="lengths must have shape"):
+        reference.fagg_stable(np.zeros((2, 3, 1, 1)), lengths=[1])
 
 
 def test_dtypes_of_the_plain_forms():
