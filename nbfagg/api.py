@@ -340,6 +340,10 @@ def fagg_vjp(
     if plan.way == "empty":
         return out
     if log and not np.max(alpha, initial=-math.inf) > 0.0:
+        # Of a token that holds nothing, no gradient counts.
+        nothing = alpha == -math.inf
+        if nothing.any():
+            grad = np.where(nothing, 0, grad)
         with np.errstate(under="ignore"):
             alpha = np.exp(alpha.astype(np.float64))
     given = [

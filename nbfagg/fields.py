@@ -95,6 +95,8 @@ TILE_ROWS_MOST = 256
 # crosswise, and, from LOWS on, what each of a tile's float64 sums lost.
 LOWS = 2 * (AREA + 64) + 16 * 64
 SCRATCH_BYTES = LOWS + TILE + 2 * 64
+# Where a tile of tiny rows is brought together, beyond what their sums lost.
+STAGE = LOWS + AREA + 2 * 64
 # Bytes of a note on a block or a part of a row: its maximum, its total, what that
 # lost, its minimum.
 NOTE = 32

@@ -138,14 +138,14 @@ def _in_order(axes: list[Axis], role: str) -> list[Axis]:
 
 
 def plan_rows(
-    axes: list[Axis], item: int, kind_item: int, code: int, ways: tuple[bool, bool, bool], out_code: int
+    axes: list[Axis], item: int, kind_item: int, code: int, ways: tuple[bool, bool], out_code: int
 ) -> tuple[npt.NDArray[np.int64], int, int]:
     """Fill the table of rows taken token by token.
 
-    `code` is that of the numbers in memory. `ways` says whether they are brought together in a tile, whether
-    there is a mask, and whether rows have lengths. `out_code` is that of a gradient's numbers, -1 without.
+    `code` is that of the numbers in memory. `ways` says whether they are brought together in a tile, and
+    whether there is a mask. `out_code` is that of a gradient's numbers, -1 without.
     """
-    gathered, masked, limited = ways
+    gathered, masked = ways
     batch, kept, summed = _in_order(axes, "b"), _in_order(axes, "l"), [a for a in axes if a.role == "k"]
     rows, tokens, terms = _product(batch), _product(kept), _product(summed)
     lanes = 64 // kind_item
@@ -173,8 +173,7 @@ def plan_rows(
     table[fields.ROWS_A_TASK] = max(1, TASK // row_bytes)
     # Their tokens, filled up to a vector, fit the area that exponentials are spread to.
     tile_rows = min(AREA // (8 * terms) // 8 * 8 // tokens, fields.TILE_ROWS_MOST)
-    apart = gathered or masked or limited
-    table[fields.TILE_ROWS] = tile_rows if not apart and terms <= fields.SHORT and tile_rows > 1 else 0
+    table[fields.TILE_ROWS] = tile_rows if terms <= fields.SHORT and tile_rows > 1 else 0
     table[fields.GATHERED] = gathered
     table[fields.WHOLE] = in_one_piece(axes, item)
     table[fields.MASKED], table[fields.MASK_STEP] = _mask_way(axes) if masked else (fields.NO_MASK, 0)
@@ -458,7 +457,7 @@ def make_plan(
         axes, begin = axes_of(shape, strides, batch, keep, mask, out)
         if apart or out is not None or in_one_piece(axes, item):
             way = "rows"
-            ways = gathered, mask is not None, limited
+            ways = gathered, mask is not None
             out_code = -1 if out is None else format_of(result)
             table, tasks, parts = plan_rows(axes, item, kind.itemsize, code, ways, out_code)
             space, parts_space = rows_space(table, lanes)

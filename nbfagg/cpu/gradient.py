@@ -27,8 +27,10 @@ from nbfagg.cpu.gather import locate, offset_of
 from nbfagg.cpu.rows import DOUBT
 from nbfagg.cpu.sums import add_exactly, collapse, include, nothing
 from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
+from nbfagg.cpu.tiny import AHEAD, tile_at
 from nbfagg.cpu.vector import (
     BYTES,
+    absolute,
     add,
     div,
     fma,
@@ -46,6 +48,7 @@ from nbfagg.cpu.vector import (
     store,
     store_first,
     sub,
+    total,
     type_as,
     widened,
 )
@@ -69,6 +72,7 @@ from nbfagg.fields import (
     ROWS_SUMMED,
     SHORT,
     TERMS,
+    TILE_ROWS,
     TOKENS,
 )
 
@@ -87,6 +91,17 @@ def lift_left(like):
 @overload(lift_left)
 def _lift_left(like):
     value = (LIFT_F32 if like == types.float32 else LIFT_F64) - LIFT
+    return lambda like: value
+
+
+def shared_octaves(like):
+    """Give the octaves within which tiny rows share a point: each keeps as many below its own maximum."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(shared_octaves)
+def _shared_octaves(like):
+    value = 60.0 if like == types.float32 else 450.0
     return lambda like: value
 
 
@@ -151,21 +166,67 @@ def take(like, p, count):
 
 
 @jit
+def product(g, a):
+    """Give g * a, and 0 for no weight: a token that is left out has any gradient, NaN too."""
+    zero = splat(a, 0.0)
+    return select_above(absolute(a), zero, mul(g, a), mul(a, zero))
+
+
 def dot_of(like, grad, alpha, count, log):
     """Give the sum of grad * alpha, or of grad alone, over `count` tokens; and what it lost."""
-    pair = splat(widened(like), 0.0), splat(widened(like), 0.0)
+    raise NotImplementedError("for compiled code")
+
+
+@overload(dot_of)
+def _dot_of(like, grad, alpha, count, log):
+    if like == types.float32:
+
+        def single(like, grad, alpha, count, log):
+            value = splat(widened(like), 0.0)
+            for first in range(0, count, lanes(like)):
+                g = take(like, grad, count - first)
+                if not log:
+                    g = product(g, take(like, alpha, count - first))
+                value = add(value, g)
+                grad += BYTES
+                alpha += BYTES
+            return total(value), 0.0
+
+        return single
+
+    def double(like, grad, alpha, count, log):
+        pair = splat(like, 0.0), splat(like, 0.0)
+        for first in range(0, count, lanes(like)):
+            g = take(like, grad, count - first)
+            if log:
+                pair = add_exactly(pair, g)
+            else:
+                a = take(like, alpha, count - first)
+                x = product(g, a)
+                high, low = add_exactly(pair, x)
+                # What the product lost; of no weight, nothing.
+                pair = (
+                    high,
+                    add(low, select_above(absolute(x), splat(x, 0.0), fma(g, a, negative(x)), splat(x, 0.0))),
+                )
+            grad += BYTES
+            alpha += BYTES
+        return collapse(pair)
+
+    return double
+
+
+@jit
+def total_of(like, exps, count):
+    """Give the sum of `count` exponentials; there must be room for whole vectors."""
+    wide = nothing(like)
     for first in range(0, count, lanes(like)):
-        g = take(like, grad, count - first)
-        if log:
-            pair = add_exactly(pair, g)
+        if count - first >= lanes(like):
+            wide = include(wide, load(like, exps))
         else:
-            a = take(like, alpha, count - first)
-            x = mul(g, a)
-            high, low = add_exactly(pair, x)
-            pair = high, add(low, fma(g, a, negative(x)))
-        grad += BYTES
-        alpha += BYTES
-    return collapse(pair)
+            wide = include(wide, load_first(like, exps, count - first, type_as(like, 0.0)))
+        exps += BYTES
+    return collapse(wide)[0]
 
 
 @jit
@@ -352,8 +413,19 @@ def lone_token(like, source, plan, law, row, token, exps, room):
     kept = load(like, exps + terms * (BYTES // lanes(like)))
     write_exps(like, p, terms, top, law, exps, 0)
     store(exps + terms * (BYTES // lanes(like)), kept)
-    total, _ = run_sum(like, p, terms, top, bottom, law, 0)
-    return top, total
+    value, _ = run_sum(like, p, terms, top, bottom, law, 0)
+    return top, value
+
+
+@jit
+def lone_tokens(like, source, plan, law, row, token, count, exps, sums, room):
+    """Take anew, each by itself, those of `count` tokens that lost bits to the block's reference point."""
+    step = plan[TERMS] * (BYTES // lanes(like))
+    for t in range(count):
+        if peek(0.0, sums + 8 * t) * lift_down(like) < DOUBT:
+            top, value = lone_token(like, source, plan, law, row, token + t, exps + t * step, room)
+            # Of a token that holds nothing all exponentials are 0.
+            poke(sums + 8 * t, value if top > -math.inf or value != value else 1.0)
 
 
 @jit
@@ -378,25 +450,27 @@ def block_gradient(like, source, plan, law, scale, log, given, out, row, token, 
         top, bottom = extremes(like, p, count * terms)
         p = move_origin(like, p, count * terms, top, law, buffer)
         ahead = count * terms * size
-        total = write_exps(like, p, count * terms, top, law, exps, ahead)
+        whole = write_exps(like, p, count * terms, top, law, exps, ahead)
         if log:
-            token_sums(like, p, count, terms, top, bottom, law, sums, lows, scratch, ahead)
-            for t in range(count):
-                value = peek(0.0, sums + 8 * t)
-                if value * lift_down(like) < DOUBT:
-                    here = exps + t * terms * size
-                    own, value = lone_token(like, source, plan, law, row, token + t, here, repeated)
-                    # Of a token that holds nothing all exponentials are 0.
-                    poke(sums + 8 * t, value if own > -math.inf or value != value else 1.0)
+            if terms > SHORT:
+                for t in range(count):
+                    value = total_of(like, exps + t * terms * size, terms)
+                    poke(sums + 8 * t, value * (2.0**-LIFT / lift_down(like)))
+            else:
+                token_sums(like, p, count, terms, top, bottom, law, sums, lows, scratch, ahead)
+            lone_tokens(like, source, plan, law, row, token, count, exps, sums, repeated)
             norm = scale / (lift_down(like) * 2.0**LIFT)
             write_log_factors(like, grad + start, alpha + start, sums, count, dot, norm, factors)
         else:
-            share, _ = dot_of(like, alpha + start, 0, count, True)
+            # A whole row's weights add up to 1.
+            share = 1.0
+            if count < plan[TOKENS]:
+                share, _ = dot_of(like, alpha + start, 0, count, True)
             norm = 0.0
             if share < few(like):
                 norm = norm_by_lse(like, given, row, top, law, scale)
-            elif total != 0.0:
-                norm = share / total
+            elif whole != 0.0:
+                norm = share / whole
             write_factors(like, grad + start, count, dot, scale * norm, factors)
         apply(like, exps, factors, count, terms, repeated, target)
     if not direct:
@@ -483,19 +557,80 @@ def part_gradient(like, source, plan, law, scale, log, given, out, row, part, do
 
 
 @jit
+def tiny_gradient(like, source, plan, law, scale, log, given, out, first, last, room):
+    """Write the gradient of rows so small that many make a tile; say whether it could be done.
+
+    Rows far from zero are left to the general way.
+    """
+    size = BYTES // lanes(like)
+    tokens, terms = plan[TOKENS], plan[TERMS]
+    length, rows = tokens * terms, last - first
+    step = length * size
+    grad, alpha = given[0], given[1]
+    exps, repeated = room + GRADIENT_ROOM, room + 2 * GRADIENT_ROOM
+    factors, sums, lows = room + 3 * GRADIENT_ROOM, room + 4 * GRADIENT_ROOM, room + 6 * GRADIENT_ROOM
+    scratch = room + 8 * GRADIENT_ROOM
+    p = tile_at(like, source, plan, first, last, room)
+    top, bottom = extremes(like, p, rows * length)
+    if scalar.origin(top, law) != 0.0 or scalar.origin(bottom, law) != 0.0:
+        return False
+    if (top - bottom) * law[0] <= shared_octaves(like):
+        write_exps(like, p, rows * length, top, law, exps, AHEAD)
+        if log:
+            token_sums(like, p, rows * tokens, terms, top, bottom, law, sums, lows, scratch, AHEAD)
+    else:
+        for i in range(rows):
+            top, bottom = extremes(like, p + i * step, length)
+            write_exps(like, p + i * step, length, top, law, exps + i * step, AHEAD)
+            if log:
+                place, low = sums + 8 * tokens * i, lows + 8 * tokens * i
+                token_sums(like, p + i * step, tokens, terms, top, bottom, law, place, low, scratch, AHEAD)
+    for i in range(rows):
+        start = (first + i) * tokens * size
+        whole, rest = dot_of(like, grad + start, alpha + start, tokens, log)
+        dot = whole + rest
+        if given[3]:
+            dot -= np.float64(peek(like, given[3] + (first + i) * size))
+        place = factors + i * tokens * size
+        if log:
+            here = sums + 8 * tokens * i
+            lone_tokens(like, source, plan, law, first + i, 0, tokens, exps + i * step, here, repeated)
+            norm = scale / (lift_down(like) * 2.0**LIFT)
+            write_log_factors(like, grad + start, alpha + start, here, tokens, dot, norm, place)
+        else:
+            whole = total_of(like, exps + i * step, length)
+            write_factors(like, grad + start, tokens, dot, scale / whole if whole != 0.0 else 0.0, place)
+    target = place_of(like, plan, out, first, 0, 0)
+    if target == 0 or plan[ROWS_BATCH] != 1 or plan[ROWS_AXES + 3] != step:
+        apply(like, exps, factors, rows * tokens, terms, repeated, exps)
+        for i in range(rows):
+            write_out(like, plan, out, first + i, 0, tokens, 0, terms, exps + i * step)
+    else:
+        apply(like, exps, factors, rows * tokens, terms, repeated, target)
+    return True
+
+
+@jit
 def gradient_rows(like, source, plan, law, scale, log, given, out, room, task):
     """Write the gradient of one task's rows."""
     row = task * plan[ROWS_A_TASK]
     last = min(row + plan[ROWS_A_TASK], plan[ROWS])
     while row < last:
-        whole, rest = 0.0, 0.0
-        for part in range(plan[PARTS]):
-            share, lost = part_dot(like, plan, given, row, part, log)
-            whole, rounded = scalar.add_exactly(whole, share)
-            rest += lost + rounded
-        for part in range(plan[PARTS]):
-            part_gradient(like, source, plan, law, scale, log, given, out, row, part, whole + rest, room)
-        row += 1
+        end = row + 1
+        if plan[TILE_ROWS]:
+            end = min(row + plan[TILE_ROWS], last)
+            if tiny_gradient(like, source, plan, law, scale, log, given, out, row, end, room):
+                row = end
+                continue
+        for one in range(row, end):
+            whole, rest = 0.0, 0.0
+            for part in range(plan[PARTS]):
+                share, lost = part_dot(like, plan, given, one, part, log)
+                whole, rounded = scalar.add_exactly(whole, share)
+                rest += lost + rounded
+            for part in range(plan[PARTS]):
+                part_gradient(like, source, plan, law, scale, log, given, out, one, part, whole + rest, room)
+        row = end
 
 
 @jit

@@ -8,7 +8,6 @@ from nbfagg.fields import (
     AREA,
     BLOCK_TOKENS,
     BLOCKS,
-    GATHERED,
     PART_BLOCKS,
     PARTS,
     PIECES,
@@ -19,7 +18,6 @@ from nbfagg.fields import (
     TILE_ROWS,
     TILE_ROWS_MOST,
     TOKENS,
-    WHOLE,
 )
 
 
@@ -38,7 +36,7 @@ def fit(plan, table, tokens):
     table[SUMS_IN_RESULT] = tokens > SUMS_TOKENS
     tile_rows = min(AREA // (8 * plan[TERMS]) // 8 * 8 // tokens, TILE_ROWS_MOST)
     table[TILE_ROWS] = 0
-    if not plan[GATHERED] and plan[WHOLE] and plan[TERMS] <= SHORT and tile_rows > 1:
+    if plan[TERMS] <= SHORT and tile_rows > 1:
         # A row alone makes the tile: the same bits as in company.
         table[TILE_ROWS] = tile_rows
 

@@ -13,12 +13,29 @@ import math
 from nbfagg import scalar
 from nbfagg.cpu.exp import wide_point
 from nbfagg.cpu.finish import finish, finish_over, put_lse
-from nbfagg.cpu.gather import offset_of
+from nbfagg.cpu.gather import copy_run, leave_out, locate, offset_of
 from nbfagg.cpu.short import are_close, fill_up, short_parts, short_sums, spread_wide, sum_neighbours
 from nbfagg.cpu.sums import sum_few, sum_of
 from nbfagg.cpu.tiles import extremes
 from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke
-from nbfagg.fields import AREA, LOWS, ROWS_AXES, ROWS_BATCH, TERMS, TILE_ROWS_MOST, TOKENS
+from nbfagg.fields import (
+    AREA,
+    BESIDE,
+    DOUBLE,
+    GATHERED,
+    ITEM,
+    KIND,
+    LOWS,
+    MASKED,
+    ROWS_AXES,
+    ROWS_BATCH,
+    SINGLE,
+    STAGE,
+    TERMS,
+    TILE_ROWS_MOST,
+    TOKENS,
+    WHOLE,
+)
 
 # Bytes from what is computed to what is prefetched: a few tiles of rows.
 AHEAD = 8 * 1024
@@ -31,13 +48,39 @@ def row_at(source, plan, row):
 
 
 @jit
-def side_by_side(plan, size):
+def side_by_side(plan):
     """Say whether the rows themselves lie in one piece."""
-    return plan[ROWS_BATCH] == 1 and plan[ROWS_AXES + 1] == plan[TOKENS] * plan[TERMS] * size
+    length = plan[TOKENS] * plan[TERMS]
+    return plan[WHOLE] and plan[ROWS_BATCH] == 1 and plan[ROWS_AXES + 1] == length * plan[ITEM]
 
 
 @jit
-def sums_apart(like, source, plan, law, first, last, sums, lows, tops, scratch):
+def tile_at(like, source, plan, first, last, buffer):
+    """Give the address at which rows first ... last - 1 lie side by side: in memory, or in the buffer."""
+    size = BYTES // lanes(like)
+    tokens, terms = plan[TOKENS], plan[TERMS]
+    length = tokens * terms
+    if source[2] == 0 and side_by_side(plan):
+        p = row_at(source, plan, first)
+        if source[1] == 0 and not plan[GATHERED]:
+            return p
+        if source[1] == 0 or (plan[MASKED] == BESIDE and plan[ROWS_AXES + 2] == length):
+            mask = source[1] + offset_of(plan, 0, 1, first, 2) if source[1] else 0
+            copy_run(like, plan[KIND], plan[ITEM], p, plan[ITEM], mask, 1, (last - first) * length, buffer)
+            return buffer
+    own = SINGLE if lanes(like) == 16 else DOUBLE
+    for row in range(first, last):
+        target = buffer + (row - first) * length * size
+        p = locate(like, source, plan, row, 0, tokens, 0, terms, target)
+        if p == 0:
+            leave_out(like, target, length)
+        elif p != target:
+            copy_run(like, own, size, p, size, 0, 0, length, target)
+    return buffer
+
+
+@jit
+def sums_apart(like, p, plan, law, rows, sums, lows, tops, scratch):
     """Write the sums of rows that each have a reference point of their own; give how many were done.
 
     A row far from zero is not done, and neither are those after it: the
@@ -45,44 +88,32 @@ def sums_apart(like, source, plan, law, first, last, sums, lows, tops, scratch):
     """
     tokens, terms = plan[TOKENS], plan[TERMS]
     length = tokens * terms
+    step = length * (BYTES // lanes(like))
     bottoms = tops + 8 * TILE_ROWS_MOST
     close = 0
-    for row in range(first, last):
-        top, bottom = extremes(like, row_at(source, plan, row), length)
+    for row in range(rows):
+        top, bottom = extremes(like, p + row * step, length)
         if scalar.origin(top, law) != 0.0:
-            last = row
+            rows = row
             break
-        poke(tops + 8 * (row - first), top)
-        poke(bottoms + 8 * (row - first), bottom)
+        poke(tops + 8 * row, top)
+        poke(bottoms + 8 * row, bottom)
         close += are_close(like, terms, top, bottom, law)
     if close > 0 or lanes(like) == 8:
-        for row in range(first, last):
-            top = peek(0.0, tops + 8 * (row - first))
-            bottom = peek(0.0, bottoms + 8 * (row - first))
-            place = sums + 8 * tokens * (row - first)
-            short_sums(
-                like,
-                row_at(source, plan, row),
-                tokens,
-                terms,
-                top,
-                bottom,
-                law,
-                place,
-                lows + 8 * tokens * (row - first),
-                scratch,
-                AHEAD,
-            )
-        return last - first
+        for row in range(rows):
+            top, bottom = peek(0.0, tops + 8 * row), peek(0.0, bottoms + 8 * row)
+            place, low = sums + 8 * tokens * row, lows + 8 * tokens * row
+            here = p + row * step
+            short_sums(like, here, tokens, terms, top, bottom, law, place, low, scratch, AHEAD)
+        return rows
     end = scratch
-    for row in range(first, last):
-        top = peek(0.0, tops + 8 * (row - first))
-        point = wide_point(scalar.shift(top, law), law[0], law[1])
-        end = spread_wide(row_at(source, plan, row), length, point, end, AHEAD)
-    groups = ((last - first) * tokens + 7) // 8 * 8
+    for row in range(rows):
+        point = wide_point(scalar.shift(peek(0.0, tops + 8 * row), law), law[0], law[1])
+        end = spread_wide(p + row * step, length, point, end, AHEAD)
+    groups = (rows * tokens + 7) // 8 * 8
     fill_up(end, scratch + groups * terms * 8, AREA + BYTES)
     sum_neighbours(0.0, scratch, 0, groups, terms, sums, 0, scratch + 2 * (AREA + BYTES))
-    return last - first
+    return rows
 
 
 @jit
@@ -90,15 +121,15 @@ def tile_sums(like, source, plan, law, first, last, sums, lows, tops, scratch):
     """Write the sums of rows first ... last - 1, and each row's maximum; give how many were done."""
     tokens, terms = plan[TOKENS], plan[TERMS]
     count = (last - first) * tokens
-    if side_by_side(plan, BYTES // lanes(like)) and not source[3]:
-        p = row_at(source, plan, first)
-        top, bottom = extremes(like, p, count * terms)
-        if are_close(like, terms, top, bottom, law) and scalar.origin(top, law) == 0.0:
-            short_parts(like, p, count, terms, top, law, sums, lows, scratch, AHEAD)
-            for i in range(last - first):
-                poke(tops + 8 * i, top)
-            return last - first
-    return sums_apart(like, source, plan, law, first, last, sums, lows, tops, scratch)
+    p = tile_at(like, source, plan, first, last, scratch + STAGE)
+    top, bottom = extremes(like, p, count * terms)
+    # A state is of the row's own maximum.
+    if not source[3] and are_close(like, terms, top, bottom, law) and scalar.origin(top, law) == 0.0:
+        short_parts(like, p, count, terms, top, law, sums, lows, scratch, AHEAD)
+        for i in range(last - first):
+            poke(tops + 8 * i, top)
+        return last - first
+    return sums_apart(like, p, plan, law, last - first, sums, lows, tops, scratch)
 
 
 @jit

@@ -44,8 +44,8 @@ def fagg_vjp(
     Returns
     -------
     ndarray of longdouble, of the shape of `a`
-        The gradient with respect to `a`. 0 where `a` is -inf or excluded; NaN at the included places of a
-        row that has a NaN or +inf among them. `grad` is not looked at for a token that holds nothing: all
+        The gradient with respect to `a`. 0 where `a` is -inf or excluded; NaN at the other places of a row
+        that has a NaN or +inf among them. `grad` is not looked at for a token that holds nothing: all
         excluded, all -inf.
 
     Raises
@@ -169,7 +169,7 @@ def fagg_vjp_terms(
             gradient[token, place] = e * by_token[0][token]
             largest[token, place] = e * by_token[1][token]
 
-    spoilt = rows.included & ~w.usable[:, None, None] & (w.row_max != -np.inf)[:, None, None]
+    spoilt = rows.included & (x != -np.inf) & ~w.usable[:, None, None]
     instead = np.where(spoilt, np.longdouble(np.nan), np.longdouble(0))
     given = (x != -np.inf) & w.usable[:, None, None]
     gradient, largest = (
