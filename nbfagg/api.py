@@ -57,8 +57,8 @@ def fagg(
         (B,): how many entries of the kept axis each batch row has, for one
         batch axis and one kept axis. Nothing beyond is read.
     scale : float, default 1.0
-        Multiplies the logits: 1/sqrt(d), 1/temperature. Positive and finite.
-        Applied exactly, not by rounding ``scale * a``.
+        Multiplies the logits: 1/sqrt(d), 1/temperature. Positive, from
+        2**-900 to 2**900. Applied exactly, not by rounding ``scale * a``.
     log : bool, default False
         Give the natural logarithm of alpha, right also where alpha underflows.
     return_lse : bool, default False
@@ -115,7 +115,7 @@ def fagg(
     if type(batch_axis) is not int or type(keep_axis) is not int:
         batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)
         keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
-    log = bool(log)
+    log = inputs.as_flag("log", log)
     flags = a.flags
     if where is None and lengths is None:
         plan = inputs.plan_for(
@@ -136,6 +136,7 @@ def fagg(
             mask,
             lengths is not None,
         )
+    return_lse = inputs.as_flag("return_lse", return_lse)
     if workers is not None:
         workers = inputs.as_workers(workers)
     if out is not None:
@@ -201,7 +202,8 @@ def fagg_packed(
     """
     a = inputs.as_array(a)
     scale, widened = inputs.as_scale(scale, a.dtype)
-    log = bool(log)
+    log = inputs.as_flag("log", log)
+    return_lse = inputs.as_flag("return_lse", return_lse)
     offsets = inputs.as_offsets(offsets, a.shape)
     if workers is not None:
         workers = inputs.as_workers(workers)
@@ -316,8 +318,9 @@ def fagg_vjp(
     scale, widened = inputs.as_scale(scale, a.dtype)
     batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)
     keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
-    log = bool(log)
+    log = inputs.as_flag("log", log)
     where, lengths = _included(a, batch_axis, keep_axis, where, lengths)
+    return_lse = inputs.as_flag("return_lse", return_lse)
     if workers is not None:
         workers = inputs.as_workers(workers)
     axes = batch_axis, keep_axis, log, widened, None if where is None else where.strides, lengths is not None
@@ -366,13 +369,14 @@ def _included(
     )
 
 
-def warmup(dtypes: tuple[str, ...] = ("float32",)) -> None:
-    """Compile the kernels, or load them from the disk cache, before they are needed.
+def warmup(dtypes: str | tuple[str, ...] = ("float32",)) -> None:
+    """Compile the kernels of `fagg`, or load them from the disk cache, before they are needed.
 
     Parameters
     ----------
     dtypes : tuple of str, default ("float32",)
-        Which of "float32" and "float64" to make ready.
+        Which to make ready: "float32", "float64"; half precision shares the
+        kernels of float32.
 
     Raises
     ------
@@ -384,17 +388,15 @@ def warmup(dtypes: tuple[str, ...] = ("float32",)) -> None:
     >>> import nbfagg
     >>> nbfagg.warmup(("float32", "float64"))
     """
-    for dtype in (dtypes,) if isinstance(dtypes, str) else dtypes:
-        inputs.as_array(np.empty(1, dtype))
+    for dtype in inputs.as_dtypes(dtypes):
         small = np.zeros((2, 2, 2, 2), dtype)
         fagg(small)
         fagg(small, workers=1, return_lse=True)
         fagg(small.transpose(0, 2, 1, 3), workers=1)
-        # Large enough for threads: a row, whole rows, a walk over other axes.
-        large = np.zeros((2, 64, 2, 256), dtype)
-        fagg(large)
-        fagg(large.reshape(1, -1, 1, 256))
-        fagg(large, keep_axis=2)
+        # Large enough for threads: whole rows, the parts of one (1 MiB each), a walk over other axes.
+        fagg(np.zeros((32, 64, 1, 64), dtype))
+        fagg(np.zeros((1, 4096, 1, 512), dtype))
+        fagg(np.zeros((2, 64, 2, 256), dtype), keep_axis=2)
 
 
 @functools.cache
@@ -432,7 +434,7 @@ def _run(
             lse.fill(-math.inf)
     else:
         _launch().run(plan, a, scale, log, alpha, lse, workers, where, lengths)
-    result = _of_type(alpha.transpose(plan.layout), plan.dtype)
+    result = _of_type(alpha, plan.dtype).transpose(plan.layout)
     if out is not None:
         if not direct:
             np.copyto(out, result)
@@ -452,6 +454,9 @@ def _of_type(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Round to a type that may be narrower than that of the arithmetic."""
     if array.dtype == dtype:
         return array
+    if dtype.itemsize == 2 and array.itemsize == 4 and array.size > 64 and array.flags.c_contiguous:
+        half: npt.NDArray[Any] = _launch().rounded(array, dtype)
+        return half
     with np.errstate(over="ignore"):
         return array.astype(dtype)
 

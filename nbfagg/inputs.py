@@ -136,6 +136,30 @@ def as_scale(scale: Any, dtype: np.dtype[Any]) -> tuple[float, bool]:
     return value, narrow and not SCALES_F32[0] <= value <= SCALES_F32[1]
 
 
+def as_flag(name: str, value: Any) -> bool:
+    """Give a flag as a bool."""
+    if type(value) is bool:
+        return value
+    if isinstance(value, np.bool_ | int):
+        return bool(value)
+    raise TypeError(f"fagg: {name} is a {type(value).__name__}; want True or False")
+
+
+def as_dtypes(dtypes: Any) -> list[np.dtype[Any]]:
+    """Give the dtypes that kernels are to be made ready for."""
+    names = [dtypes] if isinstance(dtypes, str | type | np.dtype) else dtypes
+    found = []
+    for name in names:
+        try:
+            dtype = np.dtype(name)
+        except TypeError:
+            dtype = np.dtype(object)
+        if format_of(dtype) < 0:
+            raise TypeError(f"warmup: dtypes={dtypes!r}; want names of dtypes that fagg takes, as float32")
+        found.append(dtype)
+    return found
+
+
 def as_workers(workers: Any) -> int | None:
     """Give the number of threads asked for; negative ones count from the CPUs, as in scipy.fft."""
     if workers is None:

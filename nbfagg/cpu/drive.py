@@ -3,6 +3,7 @@
 from numba import prange
 
 from nbfagg.cpu.cache import compiled
+from nbfagg.cpu.formats import write_run
 from nbfagg.cpu.gradient import dot_task, gradient_rows, gradient_task
 from nbfagg.cpu.nest import finish_row, walk
 from nbfagg.cpu.packed import packed_task
@@ -18,6 +19,12 @@ def rows_small(like, flat, plan, law, scale, log, out, work, tasks):
     source, result, space = (flat.ctypes.data, 0, 0, 0), out.ctypes.data, work.ctypes.data
     for task in range(tasks):
         whole_rows(like, source, plan, law, scale, log, result, 0, space, task)
+
+
+@compiled()
+def round_serial(like, source, count, kind, item, target):
+    """Round `count` numbers of the type of `like` to those of another kind."""
+    write_run(like, kind, item, source, count, target, item)
 
 
 @compiled()

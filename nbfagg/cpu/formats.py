@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from nbfagg.cpu.vector import F32, load, store
+from nbfagg.cpu.vector import BYTES, F32, jit, lanes, load, peek, store
 from nbfagg.fields import BRAIN, DOUBLE, HALF, KINDS, SINGLE, SWAPPED
 
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
@@ -309,3 +309,18 @@ def _put_number(like, kind, address, value):
             _store_double(address, value)
 
     return put
+
+
+@jit
+def write_run(like, kind, item, values, count, target, pitch):
+    """Write `count` numbers as those of another kind, `pitch` bytes apart."""
+    done = 0
+    if pitch == item and is_fast(like, kind):
+        width = lanes(like)
+        done = count // width * width
+        for _ in range(count // width):
+            store_formatted(like, kind, target, load(like, values))
+            values += BYTES
+            target += width * item
+    for i in range(count - done):
+        put_number(like, kind, target + i * pitch, peek(like, values + i * (BYTES // lanes(like))))

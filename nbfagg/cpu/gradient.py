@@ -22,7 +22,7 @@ from nbfagg import scalar
 from nbfagg.cpu.columns import to_type
 from nbfagg.cpu.exp import LIFT_F32, LIFT_F64, exp_parts, lowest, magic
 from nbfagg.cpu.finish import lift_down, to_sums
-from nbfagg.cpu.formats import is_fast, put_number, store_formatted
+from nbfagg.cpu.formats import write_run
 from nbfagg.cpu.gather import locate, offset_of
 from nbfagg.cpu.rows import DOUBT
 from nbfagg.cpu.sums import add_exactly, collapse, include, nothing
@@ -339,21 +339,6 @@ def place_of(like, plan, out, row, token, term):
     if not plan[OUT_WHOLE] or plan[OUT_ITEM] != BYTES // lanes(like):
         return 0
     return out + offset_of(plan, 0, plan[ROWS_BATCH], row, 3) + (token * plan[TERMS] + term) * plan[OUT_ITEM]
-
-
-@jit
-def write_run(like, kind, item, values, count, target, pitch):
-    """Write `count` numbers as those of another kind, `pitch` bytes apart."""
-    done = 0
-    if pitch == item and is_fast(like, kind):
-        width = lanes(like)
-        done = count // width * width
-        for _ in range(count // width):
-            store_formatted(like, kind, target, load(like, values))
-            values += BYTES
-            target += width * item
-    for i in range(count - done):
-        put_number(like, kind, target + i * pitch, peek(like, values + i * (BYTES // lanes(like))))
 
 
 @jit

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nbfagg import fields
 from nbfagg.cpu import drive
-from nbfagg.plan import SERIAL, TASK, Plan, law_of, packed_plan, row_space
+from nbfagg.plan import SERIAL, TASK, Plan, format_of, law_of, packed_plan, row_space
 
 # Whole rows are shared out while each thread gets this many tasks; fewer would
 # wait for the last one, so the parts of rows are shared instead.
@@ -67,6 +67,14 @@ def run_small(
         plan.tasks,
     )
     return out
+
+
+def rounded(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Give a float32 array, which lies in one piece, in half precision: NumPy takes 20 ns for one number."""
+    result = np.empty(array.shape, dtype)
+    like, kind = array.dtype.type(0), format_of(dtype)
+    drive.round_serial(like, array.ctypes.data, array.size, kind, dtype.itemsize, result.ctypes.data)
+    return result
 
 
 def _source(
