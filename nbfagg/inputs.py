@@ -264,10 +264,10 @@ def _check_place(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.
     """Refuse what is not an array of this shape and dtype that can be written."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"fagg: out is a {type(out).__name__}; want a NumPy array")
-    wanted = f"want shape {shape} and dtype {dtype} for a of shape {a.shape}"
-    if out.shape != shape:
-        raise ValueError(f"fagg: out has shape {out.shape}; {wanted}")
-    if out.dtype != dtype:
+    if out.shape != shape or out.dtype != dtype:
+        wanted = f"want shape {shape} and dtype {dtype} for a of shape {a.shape}"
+        if out.shape != shape:
+            raise ValueError(f"fagg: out has shape {out.shape}; {wanted}")
         raise TypeError(f"fagg: out has dtype {out.dtype}; {wanted}")
     if not out.flags.writeable:
         raise ValueError(f"fagg: out of shape {out.shape} is not writeable; want an array that is")

@@ -412,6 +412,7 @@ def _ahead(
     return max(1, TILE // visited) * pitch
 
 
+@functools.cache
 def format_of(dtype: np.dtype[Any]) -> int:
     """Give the number of a format in KINDS, SWAPPED further on for the other byte order; -1 for any other."""
     letter = "b" if dtype.name == "bfloat16" else "u" if dtype.kind == "b" else dtype.kind

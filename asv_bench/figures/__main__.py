@@ -14,6 +14,8 @@ FIGURES = {
     "small": "a call with next to nothing to compute",
     "startup": "import and first call in a new process",
     "accuracy": "histogram of errors in ulp, against the oracle",
+    "options": "masks, lengths, half precision and packed rows",
+    "gradient": "the gradient, against a copy and against autograd, and its errors",
     "memory": "extra memory of a call beyond its result",
 }
 

@@ -18,6 +18,9 @@ TABLES = {
     "small": ("small", "render"),
     "startup": ("startup", "render"),
     "accuracy": ("accuracy", "render"),
+    "options": ("options", "render"),
+    "gradient": ("gradient", "render"),
+    "gradient-errors": ("gradient", "render_errors"),
     "memory": ("memory", "render"),
 }
 MARKED = re.compile(r"(?P<begin><!-- figures:(?P<name>[\w-]+) -->\n).*?(?P<end><!-- /figures -->)", re.DOTALL)

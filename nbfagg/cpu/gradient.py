@@ -25,13 +25,14 @@ from nbfagg.cpu.finish import lift_down, to_sums
 from nbfagg.cpu.formats import write_run
 from nbfagg.cpu.gather import locate, offset_of
 from nbfagg.cpu.rows import DOUBT
-from nbfagg.cpu.sums import add_exactly, collapse, include, nothing
+from nbfagg.cpu.sums import add_exactly, collapse, include, include_two, nothing
 from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import AHEAD, tile_at
 from nbfagg.cpu.vector import (
     BYTES,
     absolute,
     add,
+    all_below,
     div,
     fma,
     jit,
@@ -76,44 +77,27 @@ from nbfagg.fields import (
     TOKENS,
 )
 
-# How far above its maximum's power of two a block's exponentials lie: they and their
-# factors are then normal float32 numbers wherever the gradient is one.
-LIFT = 24.0
+# How far above its maximum's power of two a block's exponentials lie, so that none is
+# subnormal whose weight is a number at all (160, 1100 octaves down).
+UP_F32, UP_F64 = 60.0, 200.0
+# Factors below this take the short way: no product of an exponential overflows.
+LARGE_F32, LARGE_F64 = 2.0**60, 2.0**700
 # Where the alphas of a block add up to less, they have lost bits: lse normalises it.
 FEW_F32, FEW_F64 = 2.0**-100, 2.0**-960
 
 
-def lift_left(like):
-    """Give what the sums' LIFT is above this one."""
+def limits(like):
+    """Give (LIFT - UP, 2**-UP, LARGE, FEW, octaves that tiny rows may share) for the type of `like`."""
     raise NotImplementedError("for compiled code")
 
 
-@overload(lift_left)
-def _lift_left(like):
-    value = (LIFT_F32 if like == types.float32 else LIFT_F64) - LIFT
-    return lambda like: value
-
-
-def shared_octaves(like):
-    """Give the octaves within which tiny rows share a point: each keeps as many below its own maximum."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(shared_octaves)
-def _shared_octaves(like):
-    value = 60.0 if like == types.float32 else 450.0
-    return lambda like: value
-
-
-def few(like):
-    """Give FEW of the type of `like`."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(few)
-def _few(like):
-    value = FEW_F32 if like == types.float32 else FEW_F64
-    return lambda like: value
+@overload(limits)
+def _limits(like):
+    if like == types.float32:
+        single = (LIFT_F32 - UP_F32, np.float32(2.0**-UP_F32), np.float32(LARGE_F32), FEW_F32, 120.0)
+        return lambda like: single
+    double = (LIFT_F64 - UP_F64, 2.0**-UP_F64, LARGE_F64, FEW_F64, 900.0)
+    return lambda like: double
 
 
 # --- exponentials and factors ---------------------------------------------------
@@ -126,7 +110,7 @@ def write_exps(like, p, count, top, law, target, ahead):
     There must be room for whole vectors.
     """
     _, inverse, high, low, _ = law
-    shift = scalar.shift(top, law) + lift_left(like)
+    shift = scalar.shift(top, law) + limits(like)[0]
     floor = splat(like, lowest(like, shift, inverse))
     point = (floor, splat(like, high), splat(like, low), splat(like, magic(like, shift)))
     zero = splat(like, type_as(like, 0.0))
@@ -218,14 +202,21 @@ def _dot_of(like, grad, alpha, count, log):
 
 @jit
 def total_of(like, exps, count):
-    """Give the sum of `count` exponentials; there must be room for whole vectors."""
+    """Give the sum of `count` exponentials."""
     wide = nothing(like)
-    for first in range(0, count, lanes(like)):
-        if count - first >= lanes(like):
-            wide = include(wide, load(like, exps))
-        else:
-            wide = include(wide, load_first(like, exps, count - first, type_as(like, 0.0)))
+    vectors = count // lanes(like)
+    # Of float32, four to a chain before they are widened.
+    for _ in range(vectors // 4 if lanes(like) == 16 else 0):
+        left = add(load(like, exps), load(like, exps + BYTES))
+        right = add(load(like, exps + 2 * BYTES), load(like, exps + 3 * BYTES))
+        wide = include_two(wide, left, right)
+        exps += 4 * BYTES
+    for _ in range(vectors % 4 if lanes(like) == 16 else vectors):
+        wide = include(wide, load(like, exps))
         exps += BYTES
+    rest = count % lanes(like)
+    if rest:
+        wide = include(wide, load_first(like, exps, rest, type_as(like, 0.0)))
     return collapse(wide)[0]
 
 
@@ -254,20 +245,14 @@ def write_log_factors(like, grad, alpha, sums, count, dot, norm, factors):
 
 
 @jit
-def all_finite(like, p, count):
-    """Say whether `count` numbers at p are finite; there must be room for whole vectors."""
-    zero = splat(like, type_as(like, 0.0))
-    value = zero
+def all_moderate(like, p, count):
+    """Say whether `count` factors at p are numbers below LARGE."""
     for first in range(0, count, lanes(like)):
-        x = (
-            load(like, p)
-            if count - first >= lanes(like)
-            else load_first(like, p, count - first, type_as(like, 0.0))
-        )
-        value = fma(x, zero, value)
+        x = load_first(like, p, min(lanes(like), count - first), type_as(like, 0.0))
+        if not all_below(absolute(x), limits(like)[2]):
+            return False
         p += BYTES
-    whole, _ = collapse(include(nothing(like), value))
-    return whole == 0.0
+    return True
 
 
 @jit
@@ -283,40 +268,42 @@ def repeat(like, factors, tokens, terms, target):
 
 @jit
 def multiply(like, x, y, count, target):
-    """Write the products of `count` numbers at x and y."""
+    """Write 2**-UP times the products of `count` numbers at x and y."""
+    down = splat(like, limits(like)[1])
     for _ in range(count // lanes(like)):
-        store(target, mul(load(like, x), load(like, y)))
+        store(target, mul(mul(load(like, x), load(like, y)), down))
         x += BYTES
         y += BYTES
         target += BYTES
     rest = count % lanes(like)
     if rest:
-        store_first(target, mul(load(like, x), load(like, y)), rest)
+        store_first(target, mul(mul(load(like, x), load(like, y)), down), rest)
 
 
 @jit
 def multiply_by(like, x, factor, count, target):
-    """Write the products of `count` numbers at x and a factor."""
-    y = splat(like, factor)
+    """Write 2**-UP times the products of `count` numbers at x and a factor."""
+    y, down = splat(like, factor), splat(like, limits(like)[1])
     for _ in range(count // lanes(like)):
-        store(target, mul(load(like, x), y))
+        store(target, mul(mul(load(like, x), y), down))
         x += BYTES
         target += BYTES
     rest = count % lanes(like)
     if rest:
-        store_first(target, mul(load(like, x), y), rest)
+        store_first(target, mul(mul(load(like, x), y), down), rest)
 
 
 @jit
 def apply(like, exps, factors, tokens, terms, repeated, target):
     """Write exponentials times their tokens' factors; where an exponential is 0, 0."""
     size = BYTES // lanes(like)
-    if not all_finite(like, factors, tokens):
+    if not all_moderate(like, factors, tokens):
+        down = np.float64(limits(like)[1])
         for token in range(tokens):
-            factor = peek(like, factors + token * size)
+            factor = np.float64(peek(like, factors + token * size))
             for i in range(token * terms, (token + 1) * terms):
-                e = peek(like, exps + i * size)
-                poke(target + i * size, e if e == 0.0 else e * factor)
+                e = np.float64(peek(like, exps + i * size))
+                poke(target + i * size, type_as(like, e * down * factor if e != 0.0 else 0.0))
         return
     if terms == 1:
         multiply(like, exps, factors, tokens, target)
@@ -378,7 +365,7 @@ def write_out(like, plan, out, row, token, tokens, term, terms, values):
 def norm_by_lse(like, given, row, top, law, scale):
     """Give the factor from the row's lse that makes weights of exponentials at the point of `top`."""
     lse = np.float64(peek(like, given[2] + row * (BYTES // lanes(like))))
-    point = (scalar.shift(top, law) - LIFT) * scalar.LN_2 + scalar.origin(top, law) * scale
+    point = scalar.shift(top, law) * scalar.LN_2 + scalar.origin(top, law) * scale
     return math.exp(point - lse)
 
 
@@ -410,7 +397,7 @@ def lone_tokens(like, source, plan, law, row, token, count, exps, sums, room):
         if peek(0.0, sums + 8 * t) * lift_down(like) < DOUBT:
             top, value = lone_token(like, source, plan, law, row, token + t, exps + t * step, room)
             # Of a token that holds nothing all exponentials are 0.
-            poke(sums + 8 * t, value if top > -math.inf or value != value else 1.0)
+            poke(sums + 8 * t, value if top > -math.inf or math.isnan(value) else 1.0)
 
 
 @jit
@@ -440,11 +427,11 @@ def block_gradient(like, source, plan, law, scale, log, given, out, row, token, 
             if terms > SHORT:
                 for t in range(count):
                     value = total_of(like, exps + t * terms * size, terms)
-                    poke(sums + 8 * t, value * (2.0**-LIFT / lift_down(like)))
+                    poke(sums + 8 * t, value * (np.float64(limits(like)[1]) / lift_down(like)))
             else:
                 token_sums(like, p, count, terms, top, bottom, law, sums, lows, scratch, ahead)
             lone_tokens(like, source, plan, law, row, token, count, exps, sums, repeated)
-            norm = scale / (lift_down(like) * 2.0**LIFT)
+            norm = scale / lift_down(like)
             write_log_factors(like, grad + start, alpha + start, sums, count, dot, norm, factors)
         else:
             # A whole row's weights add up to 1.
@@ -452,10 +439,10 @@ def block_gradient(like, source, plan, law, scale, log, given, out, row, token, 
             if count < plan[TOKENS]:
                 share, _ = dot_of(like, alpha + start, 0, count, True)
             norm = 0.0
-            if share < few(like):
+            if share < limits(like)[3]:
                 norm = norm_by_lse(like, given, row, top, law, scale)
             elif whole != 0.0:
-                norm = share / whole
+                norm = share / (whole * limits(like)[1])
             write_factors(like, grad + start, count, dot, scale * norm, factors)
         apply(like, exps, factors, count, terms, repeated, target)
     if not direct:
@@ -479,10 +466,10 @@ def long_gradient(like, source, plan, law, scale, log, given, out, row, token, d
             top, whole, rest = scalar.merge(top, whole, rest, highest, total, lost, law)
     place = (row * plan[TOKENS] + token) * size
     g, a = np.float64(peek(like, given[0] + place)), np.float64(peek(like, given[1] + place))
-    token_sum = (whole + rest) * lift_down(like) * 2.0**LIFT
+    token_sum = (whole + rest) * lift_down(like)
     if log:
         factor = scale * (g - a * dot) / token_sum
-    elif a < few(like):
+    elif a < limits(like)[3]:
         factor = scale * (g - dot) * norm_by_lse(like, given, row, top, law, scale)
     else:
         factor = scale * a * (g - dot) / token_sum
@@ -559,7 +546,7 @@ def tiny_gradient(like, source, plan, law, scale, log, given, out, first, last, 
     top, bottom = extremes(like, p, rows * length)
     if scalar.origin(top, law) != 0.0 or scalar.origin(bottom, law) != 0.0:
         return False
-    if (top - bottom) * law[0] <= shared_octaves(like):
+    if (top - bottom) * law[0] <= limits(like)[4]:
         write_exps(like, p, rows * length, top, law, exps, AHEAD)
         if log:
             token_sums(like, p, rows * tokens, terms, top, bottom, law, sums, lows, scratch, AHEAD)
@@ -580,11 +567,12 @@ def tiny_gradient(like, source, plan, law, scale, log, given, out, first, last, 
         if log:
             here = sums + 8 * tokens * i
             lone_tokens(like, source, plan, law, first + i, 0, tokens, exps + i * step, here, repeated)
-            norm = scale / (lift_down(like) * 2.0**LIFT)
+            norm = scale / lift_down(like)
             write_log_factors(like, grad + start, alpha + start, here, tokens, dot, norm, place)
         else:
-            whole = total_of(like, exps + i * step, length)
-            write_factors(like, grad + start, tokens, dot, scale / whole if whole != 0.0 else 0.0, place)
+            whole = total_of(like, exps + i * step, length) * limits(like)[1]
+            norm = scale / whole if whole != 0.0 else 0.0
+            write_factors(like, grad + start, tokens, dot, norm, place)
     target = place_of(like, plan, out, first, 0, 0)
     if target == 0 or plan[ROWS_BATCH] != 1 or plan[ROWS_AXES + 3] != step:
         apply(like, exps, factors, rows * tokens, terms, repeated, exps)
