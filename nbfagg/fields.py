@@ -104,18 +104,8 @@ NOTE = 32
 # The heads by name, to print a plan.
 ROW_NAMES = (
     *("rows", "tokens", "terms", "block_tokens", "pieces", "piece_terms", "blocks", "part_blocks", "parts"),
-    *(
-        "sums_in_result",
-        "rows_a_task",
-        "tile_rows",
-        "gathered",
-        "whole",
-        "masked",
-        "mask_step",
-        "kind",
-        "item",
-    ),
-    *("rows_batch", "rows_kept", "rows_summed"),
+    *("sums_in_result", "rows_a_task", "tile_rows", "gathered", "whole", "masked", "mask_step", "kind"),
+    *("item", "out_whole", "out_kind", "out_item", "rows_batch", "rows_kept", "rows_summed"),
 )
 NEST_NAMES = (
     *("columns", "width", "apart", "steps", "step_pitch", "run_tokens", "ahead", "cells", "copies"),

@@ -176,10 +176,18 @@ def as_workers(workers: Any) -> int | None:
     return count
 
 
+def _array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
+    """Give an argument as an array."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"fagg: {name} makes no array ({error}); {wanted}") from None
+
+
 def as_mask(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Give a mask as a view of the shape of the logits."""
     wanted = f"want booleans that broadcast to a of shape {shape}, True to include"
-    mask = np.asarray(where)
+    mask = _array("where", where, wanted)
     if mask.dtype != np.bool_:
         raise TypeError(f"fagg: where has dtype {mask.dtype}; {wanted}")
     try:
@@ -193,7 +201,7 @@ def as_lengths(
 ) -> npt.NDArray[np.int64]:
     """Give the lengths of the rows as int64 in one piece."""
     batch, keep = _axes("batch_axis", batch_axis, shape), _axes("keep_axis", keep_axis, shape)
-    given = np.asarray(lengths)
+    given = _array("lengths", lengths, "want integers")
     if given.dtype.kind not in "iu":
         raise TypeError(f"fagg: lengths has dtype {given.dtype}; want integers")
     if len(batch) == len(keep) == 1:
@@ -214,7 +222,7 @@ def as_lengths(
 def as_offsets(offsets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Give the offsets of packed rows as int64 in one piece."""
     wanted = f"want (B + 1,) integers that rise from 0 to {shape[0]}, the tokens of a of shape {shape}"
-    given = np.asarray(offsets)
+    given = _array("offsets", offsets, wanted)
     if given.dtype.kind not in "iu":
         raise TypeError(f"fagg: offsets has dtype {given.dtype}; {wanted}")
     if given.ndim != 1 or given.size == 0:
@@ -228,23 +236,27 @@ def as_offsets(offsets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(given, np.int64)
 
 
-def check_out(out: Any, a: npt.NDArray[Any], plan: Plan, where: npt.NDArray[np.bool_] | None) -> None:
-    """Refuse an `out` that cannot take the result."""
+def check_out(out: Any, a: npt.NDArray[Any], plan: Plan, **others: Any) -> None:
+    """Refuse an `out` that cannot take the result, or shares memory with what else is given."""
     _check_place(out, plan.shape, plan.dtype, a)
-    if _overlap(out, a):
-        raise ValueError(f"fagg: out of shape {out.shape} shares memory with a; want memory of its own")
-    if where is not None and _overlap(out, where):
-        raise ValueError(f"fagg: out of shape {out.shape} shares memory with where; want memory of its own")
+    _check_apart(out, a=a, **others)
 
 
-def check_packed_out(out: Any, a: npt.NDArray[Any], plan: Plan) -> None:
+def _check_apart(out: npt.NDArray[Any], **others: Any) -> None:
+    for name, other in others.items():
+        if isinstance(other, np.ndarray) and _overlap(out, other):
+            raise ValueError(
+                f"fagg: out of shape {out.shape} shares memory with {name}; want memory of its own"
+            )
+
+
+def check_packed_out(out: Any, a: npt.NDArray[Any], plan: Plan, **others: Any) -> None:
     """Refuse an `out` that cannot take the result of packed rows."""
     _check_place(out, (len(a),), plan.dtype, a)
-    if _overlap(out, a):
-        raise ValueError(f"fagg: out of shape {out.shape} shares memory with a; want memory of its own")
+    _check_apart(out, a=a, **others)
 
 
-def check_gradient_out(out: Any, a: npt.NDArray[Any], dtype: np.dtype[Any], others: dict[str, Any]) -> None:
+def check_gradient_out(out: Any, a: npt.NDArray[Any], dtype: np.dtype[Any], **others: Any) -> None:
     """Refuse an `out` that cannot take the gradient; it may be `a` itself."""
     _check_place(out, a.shape, dtype, a)
     itself = out.ctypes.data == a.ctypes.data and out.strides == a.strides and out.dtype == a.dtype
@@ -253,11 +265,7 @@ def check_gradient_out(out: Any, a: npt.NDArray[Any], dtype: np.dtype[Any], othe
             f"fagg: out of shape {out.shape} shares memory with a otherwise than element by element; want a "
             "itself, or memory of its own"
         )
-    for name, other in others.items():
-        if isinstance(other, np.ndarray) and _overlap(out, other):
-            raise ValueError(
-                f"fagg: out of shape {out.shape} shares memory with {name}; want memory of its own"
-            )
+    _check_apart(out, **others)
 
 
 def _check_place(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.NDArray[Any]) -> None:
@@ -278,7 +286,7 @@ def _check_place(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.
 
 def as_given(name: str, value: Any, shape: tuple[int, ...], a: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Give what came with the logits of a result's shape: a gradient, alpha, lse."""
-    given = np.asarray(value)
+    given = _array(name, value, "want floating-point numbers")
     if format_of(given.dtype) < 0:
         raise TypeError(f"fagg: {name} has dtype {given.dtype}; want floating-point numbers")
     if given.shape != shape:

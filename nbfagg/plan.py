@@ -466,7 +466,8 @@ def make_plan(
             way = "nest"
             table, tasks = plan_nest(axes, item, log)
             space = nest_space(table, lanes)
-    table.flags.writeable = False
+    # Nobody writes to a table, but it is left writeable: a read-only array is a type of its own to Numba,
+    # and packed rows, whose tables are written, would have all kernels compiled anew.
 
     in_c_order = strides == _c_strides(shape, item)
     in_order = both == tuple(sorted(both))

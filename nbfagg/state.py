@@ -225,10 +225,10 @@ class State:
         states.finish_cells(rows, log, law_of(self.scale, self.kind), self.scale, alpha, lse)
         alpha = alpha.reshape(turned.shape[:-1]).transpose(np.argsort(order))
         # Of half precision the float32 result is rounded once.
-        if self.dtype != self.kind:
-            alpha = alpha.astype(self.kind)
-        with np.errstate(over="ignore"):
-            weights = np.ascontiguousarray(alpha, self.dtype)
+        with np.errstate(all="ignore"):
+            if self.dtype != self.kind:
+                alpha = alpha.astype(self.kind)
+            weights = np.asarray(alpha, self.dtype, order="C")
             lse_dtype = self.dtype if self.dtype.itemsize > 2 else np.dtype(np.float32)
             return weights, lse.reshape(batch_shape).astype(lse_dtype)
 
@@ -252,5 +252,5 @@ def _settle_infinite(
         for axis, number in zip(axes, place, strict=True):
             index[axis] = number
         included = True if mask is None else mask[tuple(index)]
-        if np.isnan(np.max(a[tuple(index)], where=included, initial=-math.inf)):
+        if np.any(np.isnan(a[tuple(index)]), where=included):
             cells[tuple(place)] = -math.inf, math.nan, 0.0

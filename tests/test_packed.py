@@ -344,7 +344,6 @@ def test_offsets_of_another_kind(offsets, came):
     refused(TypeError, f"offsets has dtype {came}", WANTED, offsets=offsets)
 
 
-@pytest.mark.xfail(reason="NumPy's error, which names no argument")
 def test_offsets_that_are_no_array():
     with pytest.raises((TypeError, ValueError), match="offsets"):
         nbfagg.fagg_packed(A, [[0], [1, 6]])

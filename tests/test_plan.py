@@ -57,12 +57,6 @@ def head_of(made):
     return {"way": made.way, "small": int(made.small)} | numbers
 
 
-UNNAMED = pytest.mark.xfail(
-    reason="ROW_NAMES lacks out_whole, out_kind and out_item; what follows is named wrong"
-)
-
-
-@UNNAMED
 def test_numbers_of_rows_have_the_names_of_their_fields():
     assert len(fields.ROW_NAMES) == fields.ROWS_AXES
     assert [getattr(fields, name.upper()) for name in fields.ROW_NAMES] == list(range(fields.ROWS_AXES))
@@ -74,10 +68,7 @@ def test_numbers_of_walks_have_the_names_of_their_fields():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=UNNAMED) if "rows_summed" in HEADS[name] else name for name in WAYS],
-)
+@pytest.mark.parametrize("name", WAYS)
 def test_each_way_is_the_one_it_is_named_for(name, dtype):
     way = WAYS[name]
     head = head_of(plan_of(way.lay(way.normal(dtype)), way.keep))

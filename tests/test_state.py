@@ -73,7 +73,6 @@ def test_any_axes_and_layout(call):
     assert_exact(State.of(a, **axes), a, **axes)
 
 
-@pytest.mark.xfail(strict=True, reason="finalize gives an array of rank 1")
 def test_neither_batch_nor_kept_axes():
     state = State.of(np.zeros(5), batch_axis=(), keep_axis=())
     assert state.shape == state.lse.shape == ()

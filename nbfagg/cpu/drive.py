@@ -1,5 +1,6 @@
 """Kernels as Python calls them: one thread, or all of them drawing tasks from a queue."""
 
+import numpy as np
 from numba import prange
 
 from nbfagg.cpu.cache import compiled
@@ -16,7 +17,10 @@ from nbfagg.fields import RESULT_ROWS
 @compiled()
 def rows_small(like, flat, plan, law, scale, log, out, work, tasks):
     """Take a small array's rows: given as arrays, since Python needs 0.8 us to tell an address."""
-    source, result, space = (flat.ctypes.data, 0, 0, 0), out.ctypes.data, work.ctypes.data
+    # As signed integers that are no constants: other kernels take them so, and share what is compiled.
+    nothing = np.intp(0)
+    source = np.intp(flat.ctypes.data), nothing, nothing, nothing
+    result, space = np.intp(out.ctypes.data), np.intp(work.ctypes.data)
     for task in range(tasks):
         whole_rows(like, source, plan, law, scale, log, result, 0, space, task)
 

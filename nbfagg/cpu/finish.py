@@ -152,7 +152,9 @@ def finish_log(like, total_sum, maximum, row_maximum, total, law):
     """Give log(sum / total) of one token whose sum is relative to `maximum`."""
     if total_sum == 0.0 or maximum == -math.inf:
         return type_as(like, -math.inf if total == total else total)
-    return type_as(like, math.log(total_sum / total) + scalar.log_distance(maximum, row_maximum, law))
+    value = math.log(total_sum / total) + scalar.log_distance(maximum, row_maximum, law)
+    # Where sums wait rounded, one of them may be above the total.
+    return type_as(like, 0.0 if value > 0.0 else value)
 
 
 @jit

@@ -20,11 +20,10 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.columns import to_type
-from nbfagg.cpu.exp import LIFT_F32, LIFT_F64, exp_parts, lowest, magic
+from nbfagg.cpu.exp import LIFT_F32, LIFT_F64, exp_parts, point_of
 from nbfagg.cpu.finish import lift_down, to_sums
 from nbfagg.cpu.formats import write_run
 from nbfagg.cpu.gather import locate, offset_of
-from nbfagg.cpu.rows import DOUBT
 from nbfagg.cpu.sums import add_exactly, collapse, include, include_two, nothing
 from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import AHEAD, tile_at
@@ -77,26 +76,28 @@ from nbfagg.fields import (
     TOKENS,
 )
 
-# How far above its maximum's power of two a block's exponentials lie, so that none is
-# subnormal whose weight is a number at all (160, 1100 octaves down).
-UP_F32, UP_F64 = 60.0, 200.0
-# Factors below this take the short way: no product of an exponential overflows.
-LARGE_F32, LARGE_F64 = 2.0**60, 2.0**700
-# Where the alphas of a block add up to less, they have lost bits: lse normalises it.
+# Factors below this take the short way: no product of a lifted exponential overflows.
+LARGE_F32, LARGE_F64 = 2.0**40, 2.0**700
+# Where the alphas of a block add up to less, they have lost bits.
 FEW_F32, FEW_F64 = 2.0**-100, 2.0**-960
+# A token whose sum is this much smaller than its block's largest exponential is taken
+# anew: 155 (1100) octaves are left below every other one's maximum.
+DOUBT_F32, DOUBT_F64 = 2.0**-25, 2.0**-100
+# Tiny rows within so many octaves share a reference point.
+SHARED_F32, SHARED_F64 = 120.0, 900.0
 
 
 def limits(like):
-    """Give (LIFT - UP, 2**-UP, LARGE, FEW, octaves that tiny rows may share) for the type of `like`."""
+    """Give (2**-LIFT, LARGE, FEW, DOUBT, SHARED) for the type of `like`."""
     raise NotImplementedError("for compiled code")
 
 
 @overload(limits)
 def _limits(like):
     if like == types.float32:
-        single = (LIFT_F32 - UP_F32, np.float32(2.0**-UP_F32), np.float32(LARGE_F32), FEW_F32, 120.0)
+        single = (np.float32(2.0**-LIFT_F32), np.float32(LARGE_F32), FEW_F32, DOUBT_F32, SHARED_F32)
         return lambda like: single
-    double = (LIFT_F64 - UP_F64, 2.0**-UP_F64, LARGE_F64, FEW_F64, 900.0)
+    double = (2.0**-LIFT_F64, LARGE_F64, FEW_F64, DOUBT_F64, SHARED_F64)
     return lambda like: double
 
 
@@ -109,10 +110,8 @@ def write_exps(like, p, count, top, law, target, ahead):
 
     There must be room for whole vectors.
     """
-    _, inverse, high, low, _ = law
-    shift = scalar.shift(top, law) + limits(like)[0]
-    floor = splat(like, lowest(like, shift, inverse))
-    point = (floor, splat(like, high), splat(like, low), splat(like, magic(like, shift)))
+    point = point_of(like, top, law)
+    floor = point[0]
     zero = splat(like, type_as(like, 0.0))
     wide = nothing(like)
     vectors = count // lanes(like)
@@ -249,7 +248,7 @@ def all_moderate(like, p, count):
     """Say whether `count` factors at p are numbers below LARGE."""
     for first in range(0, count, lanes(like)):
         x = load_first(like, p, min(lanes(like), count - first), type_as(like, 0.0))
-        if not all_below(absolute(x), limits(like)[2]):
+        if not all_below(absolute(x), limits(like)[1]):
             return False
         p += BYTES
     return True
@@ -268,8 +267,8 @@ def repeat(like, factors, tokens, terms, target):
 
 @jit
 def multiply(like, x, y, count, target):
-    """Write 2**-UP times the products of `count` numbers at x and y."""
-    down = splat(like, limits(like)[1])
+    """Write 2**-LIFT times the products of `count` numbers at x and y."""
+    down = splat(like, limits(like)[0])
     for _ in range(count // lanes(like)):
         store(target, mul(mul(load(like, x), load(like, y)), down))
         x += BYTES
@@ -282,8 +281,8 @@ def multiply(like, x, y, count, target):
 
 @jit
 def multiply_by(like, x, factor, count, target):
-    """Write 2**-UP times the products of `count` numbers at x and a factor."""
-    y, down = splat(like, factor), splat(like, limits(like)[1])
+    """Write 2**-LIFT times the products of `count` numbers at x and a factor."""
+    y, down = splat(like, factor), splat(like, limits(like)[0])
     for _ in range(count // lanes(like)):
         store(target, mul(mul(load(like, x), y), down))
         x += BYTES
@@ -298,7 +297,7 @@ def apply(like, exps, factors, tokens, terms, repeated, target):
     """Write exponentials times their tokens' factors; where an exponential is 0, 0."""
     size = BYTES // lanes(like)
     if not all_moderate(like, factors, tokens):
-        down = np.float64(limits(like)[1])
+        down = np.float64(limits(like)[0])
         for token in range(tokens):
             factor = np.float64(peek(like, factors + token * size))
             for i in range(token * terms, (token + 1) * terms):
@@ -362,11 +361,41 @@ def write_out(like, plan, out, row, token, tokens, term, terms, values):
 
 
 @jit
-def norm_by_lse(like, given, row, top, law, scale):
-    """Give the factor from the row's lse that makes weights of exponentials at the point of `top`."""
-    lse = np.float64(peek(like, given[2] + row * (BYTES // lanes(like))))
-    point = scalar.shift(top, law) * scalar.LN_2 + scalar.origin(top, law) * scale
-    return math.exp(point - lse)
+def stretch(plan, token):
+    """Give how many tokens, and how many terms of each at a time, are normalised together from `token` on."""
+    if plan[PIECES] > 1:
+        return 1, plan[PIECE_TERMS]
+    return min(plan[BLOCK_TOKENS], plan[TOKENS] - token), plan[TERMS]
+
+
+@jit
+def row_norm(like, source, plan, law, given, row, room):
+    """Give (maximum, share of the row / sum of exponentials) of the stretch that has most of a row.
+
+    For stretches whose alphas have lost their bits: that one's sum, moved from point to point by powers of
+    two, normalises them as exactly. The row's lse would do so to |lse| * 2**-24.
+    """
+    size = BYTES // lanes(like)
+    alpha = given[1] + row * plan[TOKENS] * size
+    most, found, token = -1.0, 0, 0
+    while token < plan[TOKENS]:
+        count, terms = stretch(plan, token)
+        share, _ = dot_of(like, alpha + token * size, 0, count, True)
+        if share > most:
+            most, found = share, token
+        token += count
+    count, terms = stretch(plan, found)
+    top, whole, rest = -math.inf, 0.0, 0.0
+    for term in range(0, plan[TERMS], terms):
+        here = min(terms, plan[TERMS] - term)
+        p = locate(like, source, plan, row, found, count, term, here, room)
+        if p != 0:
+            highest, _ = extremes(like, p, count * here)
+            p = move_origin(like, p, count * here, highest, law, room)
+            value = write_exps(like, p, count * here, highest, law, room + GRADIENT_ROOM, 0)
+            top, whole, rest = scalar.merge(top, whole, rest, highest, value, 0.0, law)
+    whole = (whole + rest) * lift_down(like)
+    return top, most / whole if whole > 0.0 else whole
 
 
 @jit
@@ -394,7 +423,7 @@ def lone_tokens(like, source, plan, law, row, token, count, exps, sums, room):
     """Take anew, each by itself, those of `count` tokens that lost bits to the block's reference point."""
     step = plan[TERMS] * (BYTES // lanes(like))
     for t in range(count):
-        if peek(0.0, sums + 8 * t) * lift_down(like) < DOUBT:
+        if peek(0.0, sums + 8 * t) * lift_down(like) < limits(like)[3]:
             top, value = lone_token(like, source, plan, law, row, token + t, exps + t * step, room)
             # Of a token that holds nothing all exponentials are 0.
             poke(sums + 8 * t, value if top > -math.inf or math.isnan(value) else 1.0)
@@ -414,6 +443,12 @@ def block_gradient(like, source, plan, law, scale, log, given, out, row, token, 
     direct = target != 0
     if not direct:
         target = exps
+    share, norm, reference = 1.0, 0.0, 0.0
+    if not log and count < plan[TOKENS]:
+        # (A whole row's weights add up to 1.)
+        share, _ = dot_of(like, alpha + start, 0, count, True)
+        if share < limits(like)[2]:
+            reference, norm = row_norm(like, source, plan, law, given, row, room)
     p = locate(like, source, plan, row, token, count, 0, terms, buffer)
     if p == 0:
         for i in range(count * terms):
@@ -422,27 +457,21 @@ def block_gradient(like, source, plan, law, scale, log, given, out, row, token, 
         top, bottom = extremes(like, p, count * terms)
         p = move_origin(like, p, count * terms, top, law, buffer)
         ahead = count * terms * size
-        whole = write_exps(like, p, count * terms, top, law, exps, ahead)
+        whole = write_exps(like, p, count * terms, top, law, exps, ahead) * lift_down(like)
         if log:
             if terms > SHORT:
                 for t in range(count):
-                    value = total_of(like, exps + t * terms * size, terms)
-                    poke(sums + 8 * t, value * (np.float64(limits(like)[1]) / lift_down(like)))
+                    poke(sums + 8 * t, total_of(like, exps + t * terms * size, terms))
             else:
                 token_sums(like, p, count, terms, top, bottom, law, sums, lows, scratch, ahead)
             lone_tokens(like, source, plan, law, row, token, count, exps, sums, repeated)
             norm = scale / lift_down(like)
             write_log_factors(like, grad + start, alpha + start, sums, count, dot, norm, factors)
         else:
-            # A whole row's weights add up to 1.
-            share = 1.0
-            if count < plan[TOKENS]:
-                share, _ = dot_of(like, alpha + start, 0, count, True)
-            norm = 0.0
-            if share < limits(like)[3]:
-                norm = norm_by_lse(like, given, row, top, law, scale)
+            if share < limits(like)[2]:
+                norm *= scalar.rescale(top, reference, law)
             elif whole != 0.0:
-                norm = share / (whole * limits(like)[1])
+                norm = share / whole
             write_factors(like, grad + start, count, dot, scale * norm, factors)
         apply(like, exps, factors, count, terms, repeated, target)
     if not direct:
@@ -469,8 +498,9 @@ def long_gradient(like, source, plan, law, scale, log, given, out, row, token, d
     token_sum = (whole + rest) * lift_down(like)
     if log:
         factor = scale * (g - a * dot) / token_sum
-    elif a < limits(like)[3]:
-        factor = scale * (g - dot) * norm_by_lse(like, given, row, top, law, scale)
+    elif a < limits(like)[2]:
+        reference, norm = row_norm(like, source, plan, law, given, row, room)
+        factor = scale * (g - dot) * norm * scalar.rescale(top, reference, law)
     else:
         factor = scale * a * (g - dot) / token_sum
     if token_sum == 0.0:
@@ -570,7 +600,7 @@ def tiny_gradient(like, source, plan, law, scale, log, given, out, first, last, 
             norm = scale / lift_down(like)
             write_log_factors(like, grad + start, alpha + start, here, tokens, dot, norm, place)
         else:
-            whole = total_of(like, exps + i * step, length) * limits(like)[1]
+            whole = total_of(like, exps + i * step, length) * lift_down(like)
             norm = scale / whole if whole != 0.0 else 0.0
             write_factors(like, grad + start, tokens, dot, norm, place)
     target = place_of(like, plan, out, first, 0, 0)

@@ -56,5 +56,6 @@ def packed_task(
                 poke(here, type_as(like, -math.inf))
         elif tokens <= most:
             fit(plan, table, tokens)
-            place = source + start * pitch, 0, 0, 0
+            nothing = start * 0
+            place = source + start * pitch, nothing, nothing, nothing
             whole_rows(like, place, table, law, scale, log, out + start * size, here, work, 0)

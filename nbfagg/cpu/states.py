@@ -50,7 +50,8 @@ def finish_cells(cells, log, law, scale, alpha, lse):
             elif log:
                 alpha[row, i] = -math.inf
                 if total != 0.0:
-                    alpha[row, i] = math.log(total / whole) + scalar.log_distance(maximum, top, law)
+                    value = math.log(total / whole) + scalar.log_distance(maximum, top, law)
+                    alpha[row, i] = 0.0 if value > 0.0 else value
             else:
                 alpha[row, i] = 0.0
                 if total != 0.0:

@@ -18,8 +18,29 @@ from numba.extending import intrinsic, models, overload, register_model
 
 BYTES = 64
 
-jit = numba.njit(error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
-inlined = numba.njit(error_model="numpy", forceinline=True, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+
+def _jit(**options):
+    """Make a decorator for functions that kernels call.
+
+    Numba compiles such a function anew for every constant that it is called
+    with; here a constant counts as any other number of its type, which halves
+    the time that a kernel takes to compile.
+    """
+
+    def decorate(function):
+        dispatcher = numba.njit(
+            error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True, **options
+        )(function)
+        template = dispatcher.get_call_template
+        dispatcher.get_call_template = lambda args, kws: template(
+            tuple(map(types.unliteral, args)), {name: types.unliteral(kind) for name, kind in kws.items()}
+        )
+        return dispatcher
+
+    return decorate
+
+
+jit, inlined = _jit(), _jit(forceinline=True)
 
 
 def jit_as(name):
