@@ -42,6 +42,7 @@ def benchmarks():
         for name, case in common.CASES.items():
             tiny = dataclasses.replace(case, shape=tuple(min(n, 4) for n in case.shape))
             patch.setitem(common.CASES, name, tiny)
+        patch.setattr(importlib.import_module("asv_bench.benchmarks.contract").Packed, "ROWS", 8)
         # Its threads would stay in the process of all the other tests.
         patch.setattr(importlib.import_module("asv_bench.benchmarks.limits"), "_torch", lambda: None)
         for name, value in {"ROUNDS": 2, "SETTLE": 0.0, "BLOCK": 0.0}.items():
@@ -54,19 +55,20 @@ def module(name):
 
 
 def methods():
-    """(class, method) of every benchmark, found as asv finds them."""
-    tree = (ROOT / "asv_bench" / "benchmarks" / "forward.py").read_text(encoding="utf-8")
-    name = None
-    for line in tree.splitlines():
-        if line.startswith("class "):
-            name = line.split()[1].rstrip(":")
-        elif line.startswith(("    def time_", "    def timeraw_", "    def track_", "    def peakmem_")):
-            yield name, line.split()[1].partition("(")[0]
+    """(file, class, method) of every benchmark, by the names that asv looks for."""
+    for file in ("forward", "contract"):
+        tree = (ROOT / "asv_bench" / "benchmarks" / f"{file}.py").read_text(encoding="utf-8")
+        name = None
+        for line in tree.splitlines():
+            if line.startswith("class "):
+                name = line.split()[1].rstrip(":")
+            elif line.startswith(("    def time_", "    def timeraw_", "    def track_", "    def peakmem_")):
+                yield file, name, line.split()[1].partition("(")[0]
 
 
-@pytest.mark.parametrize(("subject", "method"), list(methods()))
-def test_a_benchmark_runs(subject, method):
-    benchmark = getattr(module("benchmarks.forward"), subject)()
+@pytest.mark.parametrize(("file", "subject", "method"), list(methods()))
+def test_a_benchmark_runs(file, subject, method):
+    benchmark = getattr(module(f"benchmarks.{file}"), subject)()
     values = [choices[0] for choices in getattr(benchmark, "params", ())]
     assert len(values) == len(getattr(benchmark, "param_names", ()))
     benchmark.setup(*values)
