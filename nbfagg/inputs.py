@@ -279,9 +279,17 @@ def _check_place(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.
         raise TypeError(f"fagg: out has dtype {out.dtype}; {wanted}")
     if not out.flags.writeable:
         raise ValueError(f"fagg: out of shape {out.shape} is not writeable; want an array that is")
-    repeats = [size > 1 and stride == 0 for size, stride in zip(out.shape, out.strides, strict=True)]
-    if out.size and any(repeats):
-        raise ValueError(f"fagg: out of shape {out.shape} repeats its own elements; want one place for each")
+    # Sufficient for places of one's own: each axis steps over all that the shorter steps cover.
+    covered = out.itemsize
+    for stride, size in sorted(
+        (abs(stride), size) for stride, size in zip(out.strides, out.shape, strict=True) if size > 1
+    ):
+        if out.size and stride < covered:
+            raise ValueError(
+                f"fagg: out of shape {out.shape} repeats its own elements (strides {out.strides}); want one "
+                "place for each"
+            )
+        covered += (size - 1) * stride
 
 
 def as_given(name: str, value: Any, shape: tuple[int, ...], a: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -347,3 +347,12 @@ def test_warmup_of_another_dtype():
 @pytest.mark.parametrize("flag", [None, 1.0, "True", np.ones(2, bool), []])
 def test_flags_of_another_kind(name, flag):
     refused(TypeError, f"{name} is a {type(flag).__name__}; want True or False", **{name: flag})
+
+
+def test_out_that_overlaps_itself():
+    out = np.lib.stride_tricks.as_strided(np.zeros(20, np.float32), (4, 5), (4, 4))
+    refused(
+        ValueError, "out of shape (4, 5) repeats its own elements", a=np.zeros((4, 5, 2), np.float32), out=out
+    )
+    for out in (np.zeros((3, 2)).T, np.zeros((4, 6))[::2, ::2], np.zeros((2, 3))[::-1]):
+        assert nbfagg.fagg(np.zeros((2, 3, 4)), out=out) is out

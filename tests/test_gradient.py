@@ -820,3 +820,41 @@ def test_out_that_overlaps_lengths():
 def test_arguments_by_name():
     with pytest.raises(TypeError, match="positional"):
         nbfagg.fagg_vjp(FORWARD["grad"], A, FORWARD["alpha"], FORWARD["lse"], 0)
+
+
+# --- what a hostile caller found ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "low"), [(np.float32, 9900), (np.float64, 9000)])
+def test_in_place_where_blocks_weigh_next_to_nothing(dtype, low):
+    """They are normalised by the row's heaviest block, which may be overwritten by then."""
+    a = np.full((2, 400, 64), low, dtype)
+    a[:, 0, 0] = 1e4
+    alpha, lse = nbfagg.fagg(a, return_lse=True)
+    grad = np.ones_like(alpha)
+    grad[:, 0] = 2
+    for workers in (1, 2):
+        want = nbfagg.fagg_vjp(grad, a, alpha, lse, workers=workers)
+        memory = a.copy()
+        nbfagg.fagg_vjp(grad, memory, alpha, lse, out=memory, workers=workers)
+        np.testing.assert_array_equal(memory, want)
+
+
+@both
+@every_dtype
+def test_infinity_spoils_logits_far_below(dtype, log):
+    a = np.full((2, 4, 2), -1e4, dtype)
+    a[0, 0, 0] = INF
+    a[0, 1, 1] = -INF
+    alpha, lse = nbfagg.fagg(a, log=log, return_lse=True)
+    got = nbfagg.fagg_vjp(np.ones_like(alpha), a, alpha, lse, log=log)
+    np.testing.assert_array_equal(np.isnan(got[0]), a[0] != -INF)
+    assert got[0, 1, 1] == 0
+    assert np.isfinite(got[1]).all()
+
+
+def test_logarithms_near_the_smallest_number():
+    a = np.array([[0.0, -560.0]])
+    alpha, lse = nbfagg.fagg(a, log=True, return_lse=True)
+    got = nbfagg.fagg_vjp(np.array([[1.0, 0.0]]), a, alpha, lse, log=True)
+    np.testing.assert_allclose(got[0, 1], -np.exp(-560.0), rtol=1e-12)

@@ -259,3 +259,16 @@ def test_logarithms_in_any_layout(order, dtype):
         a = np.random.default_rng(seed).normal(0, 10, (8, 20, 64)).astype(dtype)
         a = np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
         check(a, log=True, return_lse=True)
+
+
+@pytest.mark.parametrize("tokens", [4, 17, 33, 146])
+def test_rows_of_a_tile_keep_their_maxima(tokens):
+    """The last row's sums are written in whole vectors, which must not reach the maxima beside them."""
+    rows = 1200 // tokens
+    a = np.full((rows, tokens), -60.0, np.float32)
+    a[0] = -np.inf
+    a[1::2, 0] = 50
+    alpha, lse = nbfagg.fagg(a, return_lse=True)
+    want, exact = nbfagg.reference.oracle(a, return_lse=True)
+    np.testing.assert_allclose(alpha, want.astype(np.float32), rtol=1e-6)
+    np.testing.assert_allclose(lse, exact.astype(np.float32), rtol=1e-6)

@@ -117,10 +117,11 @@ def gradient_parallel(
     poke(work + 8, 0)
     shared = work + 64 + workers * thread_bytes
     if parts:
-        for _ in prange(workers):
+        for worker in prange(workers):
+            mine = work + 64 + worker * thread_bytes
             task = take(work)
             while task < tasks:
-                dot_task(like, plan, given, log, shared, task)
+                dot_task(like, source, plan, law, given, log, shared, mine, task)
                 task = take(work)
     for worker in prange(workers):
         mine = work + 64 + worker * thread_bytes

@@ -117,6 +117,19 @@ def gather(like, plan, p, mask, term, terms, target):
 
 
 @jit
+def ahead_of(source, plan, row, index, p, buffer, usual):
+    """Give the bytes from what is summed at p to what is prefetched meanwhile.
+
+    Usually that is as far on in memory as a block is long. What was brought
+    together lies in the buffer, but its successor, number `index` of the row,
+    does not: without this the memory bus idles during the arithmetic.
+    """
+    if p != buffer or not plan[WHOLE]:
+        return usual
+    return source[0] + offset_of(plan, 0, plan[ROWS_BATCH], row, 1) + index * plan[ITEM] - p
+
+
+@jit
 def count_included(plan, source, row, token, tokens):
     """Give how many of `tokens` tokens a row's length leaves, from the first on."""
     if source[2] == 0:

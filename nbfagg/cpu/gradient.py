@@ -20,10 +20,10 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.columns import to_type
-from nbfagg.cpu.exp import LIFT_F32, LIFT_F64, exp_parts, point_of
+from nbfagg.cpu.exp import LIFT_F32, LIFT_F64, exp_near, exp_parts, point_of
 from nbfagg.cpu.finish import lift_down, to_sums
 from nbfagg.cpu.formats import write_run
-from nbfagg.cpu.gather import locate, offset_of
+from nbfagg.cpu.gather import ahead_of, locate, offset_of
 from nbfagg.cpu.sums import add_exactly, collapse, include, include_two, nothing
 from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import AHEAD, tile_at
@@ -105,32 +105,52 @@ def _limits(like):
 
 
 @jit
-def write_exps(like, p, count, top, law, target, ahead):
-    """Write the exponentials of `count` logits less their origin, 0 for -inf; give their total.
+def write_near(like, p, vectors, point, target, ahead):
+    """Write the exponentials of four vectors at a time, none of them near the floor; give their wide sum."""
+    wide = nothing(like)
+    for _ in range(vectors // 4):
+        s, q = exp_near(load(like, p), *point)
+        t, r = exp_near(load(like, p + BYTES), *point)
+        e, g = fma(s, q, s), fma(t, r, t)
+        prefetch(p + ahead)
+        prefetch(p + BYTES + ahead)
+        store(target, e)
+        store(target + BYTES, g)
+        left = add(e, g)
+        s, q = exp_near(load(like, p + 2 * BYTES), *point)
+        t, r = exp_near(load(like, p + 3 * BYTES), *point)
+        e, g = fma(s, q, s), fma(t, r, t)
+        prefetch(p + 2 * BYTES + ahead)
+        prefetch(p + 3 * BYTES + ahead)
+        store(target + 2 * BYTES, e)
+        store(target + 3 * BYTES, g)
+        wide = include_two(wide, left, add(e, g))
+        p += 4 * BYTES
+        target += 4 * BYTES
+    return wide
 
-    There must be room for whole vectors.
+
+@jit
+def write_exps(like, p, count, top, bottom, law, target, ahead):
+    """Write the exponentials of `count` logits from bottom to top, less their origin; give their total.
+
+    Those of -inf are 0. There must be room for whole vectors.
     """
     point = point_of(like, top, law)
     floor = point[0]
     zero = splat(like, type_as(like, 0.0))
     wide = nothing(like)
-    vectors = count // lanes(like)
-    for _ in range(vectors // 2):
+    if (top - bottom) * law[0] <= limits(like)[4]:
+        wide = write_near(like, p, count // lanes(like), point, target, ahead)
+        done = count // (4 * lanes(like)) * 4
+        p += done * BYTES
+        target += done * BYTES
+        count -= done * lanes(like)
+    for i in range(0, count, lanes(like)):
         prefetch(p + ahead)
-        prefetch(p + BYTES + ahead)
-        x, y = load(like, p), load(like, p + BYTES)
-        s, q = exp_parts(x, *point)
-        t, r = exp_parts(y, *point)
-        e = select_above(floor, x, zero, fma(s, q, s))
-        g = select_above(floor, y, zero, fma(t, r, t))
-        store(target, e)
-        store(target + BYTES, g)
-        wide = include(wide, add(e, g))
-        p += 2 * BYTES
-        target += 2 * BYTES
-    rest = count % (2 * lanes(like))
-    for i in range(0, rest, lanes(like)):
-        x = load_first(like, p, min(lanes(like), rest - i), type_as(like, -np.inf))
+        x = load(like, p)
+        if count - i < lanes(like):
+            x = load_first(like, p, count - i, type_as(like, -np.inf))
         s, q = exp_parts(x, *point)
         e = select_above(floor, x, zero, fma(s, q, s))
         store(target, e)
@@ -230,12 +250,13 @@ def write_factors(like, grad, count, dot, norm, factors):
 
 
 @jit
-def write_log_factors(like, grad, alpha, sums, count, dot, norm, factors):
-    """Write norm * (g - alpha * dot) / sum of `count` tokens."""
+def write_log_factors(like, grad, alpha, sums, count, dot, scale, factors):
+    """Write scale * (g - alpha * dot) / sum of `count` tokens, sums being lifted."""
     for first in range(0, count, lanes(like)):
         g, a = take(like, grad, count - first), take(like, alpha, count - first)
         coefficient = fma(a, splat(g, -dot), g)
-        value = mul(div(coefficient, load(widened(like), sums)), splat(g, norm))
+        value = div(coefficient, mul(load(widened(like), sums), splat(g, lift_down(like))))
+        value = mul(value, splat(g, scale))
         store(factors, to_type(like, value))
         grad += BYTES
         alpha += BYTES
@@ -293,8 +314,8 @@ def multiply_by(like, x, factor, count, target):
 
 
 @jit
-def apply(like, exps, factors, tokens, terms, repeated, target):
-    """Write exponentials times their tokens' factors; where an exponential is 0, 0."""
+def apply(like, p, exps, factors, tokens, terms, repeated, target):
+    """Write exponentials times their tokens' factors; 0 where a logit, at p, is -inf, whatever the factor."""
     size = BYTES // lanes(like)
     if not all_moderate(like, factors, tokens):
         down = np.float64(limits(like)[0])
@@ -302,7 +323,10 @@ def apply(like, exps, factors, tokens, terms, repeated, target):
             factor = np.float64(peek(like, factors + token * size))
             for i in range(token * terms, (token + 1) * terms):
                 e = np.float64(peek(like, exps + i * size))
-                poke(target + i * size, type_as(like, e * down * factor if e != 0.0 else 0.0))
+                value = e * down * factor if e != 0.0 else 0.0
+                if math.isnan(factor) and peek(like, p + i * size) != -np.inf:
+                    value = math.nan
+                poke(target + i * size, type_as(like, value))
         return
     if terms == 1:
         multiply(like, exps, factors, tokens, target)
@@ -369,30 +393,36 @@ def stretch(plan, token):
 
 
 @jit
-def row_norm(like, source, plan, law, given, row, room):
+def row_norm(like, source, plan, law, given, row, log, room):
     """Give (maximum, share of the row / sum of exponentials) of the stretch that has most of a row.
 
     For stretches whose alphas have lost their bits: that one's sum, moved from point to point by powers of
-    two, normalises them as exactly. The row's lse would do so to |lse| * 2**-24.
+    two, normalises them as exactly. The row's lse would do so to |lse| * 2**-24. Taken before anything of a
+    row is written, for the gradient may be written over the logits; (0, 0) where no stretch needs it.
     """
     size = BYTES // lanes(like)
+    if log or (plan[PIECES] == 1 and plan[BLOCKS] == 1):
+        return 0.0, 0.0
     alpha = given[1] + row * plan[TOKENS] * size
-    most, found, token = -1.0, 0, 0
+    least, most, found, token = math.inf, -1.0, 0, 0
     while token < plan[TOKENS]:
         count, terms = stretch(plan, token)
         share, _ = dot_of(like, alpha + token * size, 0, count, True)
+        least = min(least, share)
         if share > most:
             most, found = share, token
         token += count
+    if not least < limits(like)[2]:
+        return 0.0, 0.0
     count, terms = stretch(plan, found)
     top, whole, rest = -math.inf, 0.0, 0.0
     for term in range(0, plan[TERMS], terms):
         here = min(terms, plan[TERMS] - term)
         p = locate(like, source, plan, row, found, count, term, here, room)
         if p != 0:
-            highest, _ = extremes(like, p, count * here)
+            highest, bottom = extremes(like, p, count * here)
             p = move_origin(like, p, count * here, highest, law, room)
-            value = write_exps(like, p, count * here, highest, law, room + GRADIENT_ROOM, 0)
+            value = write_exps(like, p, count * here, highest, bottom, law, room + GRADIENT_ROOM, 0)
             top, whole, rest = scalar.merge(top, whole, rest, highest, value, 0.0, law)
     whole = (whole + rest) * lift_down(like)
     return top, most / whole if whole > 0.0 else whole
@@ -412,7 +442,7 @@ def lone_token(like, source, plan, law, row, token, exps, room):
     p = move_origin(like, p, terms, top, law, room)
     # What is beyond the token belongs to the next one.
     kept = load(like, exps + terms * (BYTES // lanes(like)))
-    write_exps(like, p, terms, top, law, exps, 0)
+    write_exps(like, p, terms, top, bottom, law, exps, 0)
     store(exps + terms * (BYTES // lanes(like)), kept)
     value, _ = run_sum(like, p, terms, top, bottom, law, 0)
     return top, value
@@ -430,7 +460,7 @@ def lone_tokens(like, source, plan, law, row, token, count, exps, sums, room):
 
 
 @jit
-def block_gradient(like, source, plan, law, scale, log, given, out, row, token, count, dot, room):
+def block_gradient(like, source, plan, law, scale, log, given, out, row, token, count, dot, reference, room):
     """Write the gradient of a block of whole tokens."""
     size = BYTES // lanes(like)
     terms = plan[TERMS]
@@ -443,12 +473,10 @@ def block_gradient(like, source, plan, law, scale, log, given, out, row, token, 
     direct = target != 0
     if not direct:
         target = exps
-    share, norm, reference = 1.0, 0.0, 0.0
+    share, norm = 1.0, 0.0
     if not log and count < plan[TOKENS]:
         # (A whole row's weights add up to 1.)
         share, _ = dot_of(like, alpha + start, 0, count, True)
-        if share < limits(like)[2]:
-            reference, norm = row_norm(like, source, plan, law, given, row, room)
     p = locate(like, source, plan, row, token, count, 0, terms, buffer)
     if p == 0:
         for i in range(count * terms):
@@ -456,8 +484,8 @@ def block_gradient(like, source, plan, law, scale, log, given, out, row, token, 
     else:
         top, bottom = extremes(like, p, count * terms)
         p = move_origin(like, p, count * terms, top, law, buffer)
-        ahead = count * terms * size
-        whole = write_exps(like, p, count * terms, top, law, exps, ahead) * lift_down(like)
+        ahead = ahead_of(source, plan, row, (token + count) * terms, p, buffer, count * terms * size)
+        whole = write_exps(like, p, count * terms, top, bottom, law, exps, ahead) * lift_down(like)
         if log:
             if terms > SHORT:
                 for t in range(count):
@@ -465,31 +493,31 @@ def block_gradient(like, source, plan, law, scale, log, given, out, row, token, 
             else:
                 token_sums(like, p, count, terms, top, bottom, law, sums, lows, scratch, ahead)
             lone_tokens(like, source, plan, law, row, token, count, exps, sums, repeated)
-            norm = scale / lift_down(like)
-            write_log_factors(like, grad + start, alpha + start, sums, count, dot, norm, factors)
+            write_log_factors(like, grad + start, alpha + start, sums, count, dot, scale, factors)
         else:
             if share < limits(like)[2]:
-                norm *= scalar.rescale(top, reference, law)
+                norm = reference[1] * scalar.rescale(top, reference[0], law)
             elif whole != 0.0:
                 norm = share / whole
             write_factors(like, grad + start, count, dot, scale * norm, factors)
-        apply(like, exps, factors, count, terms, repeated, target)
+        apply(like, p, exps, factors, count, terms, repeated, target)
     if not direct:
         write_out(like, plan, out, row, token, count, 0, terms, exps)
 
 
 @jit
-def long_gradient(like, source, plan, law, scale, log, given, out, row, token, dot, room):
+def long_gradient(like, source, plan, law, scale, log, given, out, row, token, dot, reference, room):
     """Write the gradient of a token longer than a tile, which is read twice: from L2 if it fits there."""
     size = BYTES // lanes(like)
     terms, piece = plan[TERMS], plan[PIECE_TERMS]
     buffer, exps = room, room + GRADIENT_ROOM
-    top, whole, rest = -math.inf, 0.0, 0.0
+    top, lowest, whole, rest = -math.inf, math.inf, 0.0, 0.0
     for term in range(0, terms, piece):
         count = min(piece, terms - term)
         p = locate(like, source, plan, row, token, 1, term, count, buffer)
         if p != 0:
             highest, bottom = extremes(like, p, count)
+            lowest = min(lowest, bottom)
             p = move_origin(like, p, count, highest, law, buffer)
             total, lost = run_sum(like, p, count, highest, bottom, law, piece * size)
             top, whole, rest = scalar.merge(top, whole, rest, highest, total, lost, law)
@@ -499,8 +527,7 @@ def long_gradient(like, source, plan, law, scale, log, given, out, row, token, d
     if log:
         factor = scale * (g - a * dot) / token_sum
     elif a < limits(like)[2]:
-        reference, norm = row_norm(like, source, plan, law, given, row, room)
-        factor = scale * (g - dot) * norm * scalar.rescale(top, reference, law)
+        factor = scale * (g - dot) * reference[1] * scalar.rescale(top, reference[0], law)
     else:
         factor = scale * a * (g - dot) / token_sum
     if token_sum == 0.0:
@@ -518,8 +545,8 @@ def long_gradient(like, source, plan, law, scale, log, given, out, row, token, d
                 poke(target + i * size, type_as(like, 0.0))
         else:
             p = move_origin(like, p, count, top, law, buffer)
-            write_exps(like, p, count, top, law, exps, piece * size)
-            apply(like, exps, room + 3 * GRADIENT_ROOM, 1, count, room + 2 * GRADIENT_ROOM, target)
+            write_exps(like, p, count, top, lowest, law, exps, piece * size)
+            apply(like, p, exps, room + 3 * GRADIENT_ROOM, 1, count, room + 2 * GRADIENT_ROOM, target)
         if not direct:
             write_out(like, plan, out, row, token, 1, term, count, exps)
 
@@ -543,18 +570,20 @@ def part_dot(like, plan, given, row, part, log):
 
 
 @jit
-def part_gradient(like, source, plan, law, scale, log, given, out, row, part, dot, room):
+def part_gradient(like, source, plan, law, scale, log, given, out, row, part, dot, reference, room):
     """Write the gradient of one part of a row."""
     token, end = part_tokens(plan, part)
     if given[3]:
         dot -= np.float64(peek(like, given[3] + row * (BYTES // lanes(like))))
     while token < end:
         if plan[PIECES] > 1:
-            long_gradient(like, source, plan, law, scale, log, given, out, row, token, dot, room)
+            long_gradient(like, source, plan, law, scale, log, given, out, row, token, dot, reference, room)
             token += 1
         else:
             count = min(plan[BLOCK_TOKENS], end - token)
-            block_gradient(like, source, plan, law, scale, log, given, out, row, token, count, dot, room)
+            block_gradient(
+                like, source, plan, law, scale, log, given, out, row, token, count, dot, reference, room
+            )
             token += count
 
 
@@ -577,13 +606,13 @@ def tiny_gradient(like, source, plan, law, scale, log, given, out, first, last, 
     if scalar.origin(top, law) != 0.0 or scalar.origin(bottom, law) != 0.0:
         return False
     if (top - bottom) * law[0] <= limits(like)[4]:
-        write_exps(like, p, rows * length, top, law, exps, AHEAD)
+        write_exps(like, p, rows * length, top, bottom, law, exps, AHEAD)
         if log:
             token_sums(like, p, rows * tokens, terms, top, bottom, law, sums, lows, scratch, AHEAD)
     else:
         for i in range(rows):
             top, bottom = extremes(like, p + i * step, length)
-            write_exps(like, p + i * step, length, top, law, exps + i * step, AHEAD)
+            write_exps(like, p + i * step, length, top, bottom, law, exps + i * step, AHEAD)
             if log:
                 place, low = sums + 8 * tokens * i, lows + 8 * tokens * i
                 token_sums(like, p + i * step, tokens, terms, top, bottom, law, place, low, scratch, AHEAD)
@@ -597,19 +626,18 @@ def tiny_gradient(like, source, plan, law, scale, log, given, out, first, last, 
         if log:
             here = sums + 8 * tokens * i
             lone_tokens(like, source, plan, law, first + i, 0, tokens, exps + i * step, here, repeated)
-            norm = scale / lift_down(like)
-            write_log_factors(like, grad + start, alpha + start, here, tokens, dot, norm, place)
+            write_log_factors(like, grad + start, alpha + start, here, tokens, dot, scale, place)
         else:
             whole = total_of(like, exps + i * step, length) * lift_down(like)
             norm = scale / whole if whole != 0.0 else 0.0
             write_factors(like, grad + start, tokens, dot, norm, place)
     target = place_of(like, plan, out, first, 0, 0)
     if target == 0 or plan[ROWS_BATCH] != 1 or plan[ROWS_AXES + 3] != step:
-        apply(like, exps, factors, rows * tokens, terms, repeated, exps)
+        apply(like, p, exps, factors, rows * tokens, terms, repeated, exps)
         for i in range(rows):
             write_out(like, plan, out, first + i, 0, tokens, 0, terms, exps + i * step)
     else:
-        apply(like, exps, factors, rows * tokens, terms, repeated, target)
+        apply(like, p, exps, factors, rows * tokens, terms, repeated, target)
     return True
 
 
@@ -626,22 +654,32 @@ def gradient_rows(like, source, plan, law, scale, log, given, out, room, task):
                 row = end
                 continue
         for one in range(row, end):
+            reference = row_norm(like, source, plan, law, given, one, log, room)
             whole, rest = 0.0, 0.0
             for part in range(plan[PARTS]):
                 share, lost = part_dot(like, plan, given, one, part, log)
                 whole, rounded = scalar.add_exactly(whole, share)
                 rest += lost + rounded
+            dot = whole + rest
             for part in range(plan[PARTS]):
-                part_gradient(like, source, plan, law, scale, log, given, out, one, part, whole + rest, room)
+                part_gradient(
+                    like, source, plan, law, scale, log, given, out, one, part, dot, reference, room
+                )
         row = end
 
 
 @jit
-def dot_task(like, plan, given, log, shared, task):
-    """Write one part's share of a row's dot to the workspace that all threads share."""
-    share, lost = part_dot(like, plan, given, task // plan[PARTS], task % plan[PARTS], log)
+def dot_task(like, source, plan, law, given, log, shared, room, task):
+    """Write one part's share of a row's dot, and a row's norm, to the workspace that all threads share."""
+    row, part = task // plan[PARTS], task % plan[PARTS]
+    share, lost = part_dot(like, plan, given, row, part, log)
     poke(shared + 16 * task, share)
     poke(shared + 16 * task + 8, lost)
+    if part == 0:
+        top, norm = row_norm(like, source, plan, law, given, row, log, room)
+        place = shared + 16 * (plan[PARTS] * plan[ROWS] + row)
+        poke(place, top)
+        poke(place + 8, norm)
 
 
 @jit
@@ -652,4 +690,6 @@ def gradient_task(like, source, plan, law, scale, log, given, out, shared, room,
     for unit in range(row * plan[PARTS], (row + 1) * plan[PARTS]):
         whole, rounded = scalar.add_exactly(whole, peek(0.0, shared + 16 * unit))
         rest += peek(0.0, shared + 16 * unit + 8) + rounded
-    part_gradient(like, source, plan, law, scale, log, given, out, row, part, whole + rest, room)
+    place = shared + 16 * (plan[PARTS] * plan[ROWS] + row)
+    reference = peek(0.0, place), peek(0.0, place + 8)
+    part_gradient(like, source, plan, law, scale, log, given, out, row, part, whole + rest, reference, room)

@@ -160,7 +160,8 @@ def run_gradient(
     )
     mine = 8 * fields.GRADIENT_ROOM + fields.SCRATCH_BYTES
     parts = plan.tasks < TASKS_A_THREAD * count and plan.parts > int(plan.table[fields.ROWS])
-    tasks, shared = (plan.parts, 16 * plan.parts) if parts else (plan.tasks, 0)
+    rows = int(plan.table[fields.ROWS])
+    tasks, shared = (plan.parts, 16 * (plan.parts + rows)) if parts else (plan.tasks, 0)
     if count == 1:
         _start(drive.gradient_serial, arguments, plan.tasks, mine, 0, count, ())
     else:

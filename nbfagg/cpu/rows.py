@@ -18,7 +18,7 @@ import numpy as np
 
 from nbfagg import scalar
 from nbfagg.cpu.finish import finish, finish_in_place, finish_log, lift_down, put_lse, weigh_one
-from nbfagg.cpu.gather import locate
+from nbfagg.cpu.gather import ahead_of, locate
 from nbfagg.cpu.single import finish_parts, gap_of, sum_at, write_parts
 from nbfagg.cpu.sums import sum_of
 from nbfagg.cpu.tiles import NARROW, extremes, move_origin, run_sum, token_sums
@@ -72,7 +72,8 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, lows, out, buff
             else:
                 top, bottom = extremes(like, p, count * terms)
                 p = move_origin(like, p, count * terms, top, law, buffer)
-                ahead = block_tokens * terms * size
+                usual = block_tokens * terms * size
+                ahead = ahead_of(source, plan, row, (token + count) * terms, p, buffer, usual)
                 if in_parts(like, plan, top, bottom, law):
                     total, lost = write_parts(like, p, count, top, law, place, ahead)
                 else:
@@ -94,7 +95,9 @@ def reduce_part(like, source, plan, law, row, part, notes, sums, lows, out, buff
             if p != 0:
                 top, bottom = extremes(like, p, count)
                 p = move_origin(like, p, count, top, law, buffer)
-                total, lost = run_sum(like, p, count, top, bottom, law, plan[PIECE_TERMS] * size)
+                index = block // pieces * terms + term + count
+                ahead = ahead_of(source, plan, row, index, p, buffer, plan[PIECE_TERMS] * size)
+                total, lost = run_sum(like, p, count, top, bottom, law, ahead)
         write_note(notes + NOTE * block, top, bottom, total, lost)
         part_maximum, whole, rest = scalar.merge(part_maximum, whole, rest, top, total, lost, law)
     return part_maximum, whole, rest

@@ -13,7 +13,7 @@ import math
 from nbfagg import scalar
 from nbfagg.cpu.exp import wide_point
 from nbfagg.cpu.finish import finish, finish_over, put_lse
-from nbfagg.cpu.gather import copy_run, leave_out, locate, offset_of
+from nbfagg.cpu.gather import ahead_of, copy_run, leave_out, locate, offset_of
 from nbfagg.cpu.short import are_close, fill_up, short_parts, short_sums, spread_wide, sum_neighbours
 from nbfagg.cpu.sums import sum_few, sum_of
 from nbfagg.cpu.tiles import extremes
@@ -80,7 +80,7 @@ def tile_at(like, source, plan, first, last, buffer):
 
 
 @jit
-def sums_apart(like, p, plan, law, rows, sums, lows, tops, scratch):
+def sums_apart(like, p, plan, law, rows, sums, lows, tops, scratch, ahead):
     """Write the sums of rows that each have a reference point of their own; give how many were done.
 
     A row far from zero is not done, and neither are those after it: the
@@ -104,12 +104,12 @@ def sums_apart(like, p, plan, law, rows, sums, lows, tops, scratch):
             top, bottom = peek(0.0, tops + 8 * row), peek(0.0, bottoms + 8 * row)
             place, low = sums + 8 * tokens * row, lows + 8 * tokens * row
             here = p + row * step
-            short_sums(like, here, tokens, terms, top, bottom, law, place, low, scratch, AHEAD)
+            short_sums(like, here, tokens, terms, top, bottom, law, place, low, scratch, ahead)
         return rows
     end = scratch
     for row in range(rows):
         point = wide_point(scalar.shift(peek(0.0, tops + 8 * row), law), law[0], law[1])
-        end = spread_wide(p + row * step, length, point, end, AHEAD)
+        end = spread_wide(p + row * step, length, point, end, ahead)
     groups = (rows * tokens + 7) // 8 * 8
     fill_up(end, scratch + groups * terms * 8, AREA + BYTES)
     sum_neighbours(0.0, scratch, 0, groups, terms, sums, 0, scratch + 2 * (AREA + BYTES))
@@ -122,14 +122,15 @@ def tile_sums(like, source, plan, law, first, last, sums, lows, tops, scratch):
     tokens, terms = plan[TOKENS], plan[TERMS]
     count = (last - first) * tokens
     p = tile_at(like, source, plan, first, last, scratch + STAGE)
+    ahead = ahead_of(source, plan, last, 0, p, scratch + STAGE, AHEAD)
     top, bottom = extremes(like, p, count * terms)
     # A state is of the row's own maximum.
     if not source[3] and are_close(like, terms, top, bottom, law) and scalar.origin(top, law) == 0.0:
-        short_parts(like, p, count, terms, top, law, sums, lows, scratch, AHEAD)
+        short_parts(like, p, count, terms, top, law, sums, lows, scratch, ahead)
         for i in range(last - first):
             poke(tops + 8 * i, top)
         return last - first
-    return sums_apart(like, p, plan, law, last - first, sums, lows, tops, scratch)
+    return sums_apart(like, p, plan, law, last - first, sums, lows, tops, scratch, ahead)
 
 
 @jit
@@ -138,7 +139,8 @@ def tiny_rows(like, source, plan, law, scale, out, lse, first, last, buffer, scr
     size = BYTES // lanes(like)
     tokens = plan[TOKENS]
     sums = buffer
-    tops = buffer + AREA + BYTES
+    # The last row's sums are written in whole vectors of float64.
+    tops = buffer + AREA + 2 * BYTES
     lows = scratch + LOWS
     last = first + tile_sums(like, source, plan, law, first, last, sums, lows, tops, scratch)
     whole = (tokens + lanes(like) - 1) // lanes(like) * lanes(like)
