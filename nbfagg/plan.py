@@ -62,6 +62,9 @@ class Plan:
         int, int, int
     ]  # bytes from the first element to where the walk begins: logits, mask, gradient
     table: npt.NDArray[np.int64]
+    # The same for kernels. A read-only array is a type of its own to Numba: packed rows, whose
+    # tables are written, would have all kernels compiled anew.
+    numbers: npt.NDArray[np.int64]
     tasks: int
     parts: int  # tasks where the parts of a row are shared
     nbytes: int
@@ -466,8 +469,8 @@ def make_plan(
             way = "nest"
             table, tasks = plan_nest(axes, item, log)
             space = nest_space(table, lanes)
-    # Nobody writes to a table, but it is left writeable: a read-only array is a type of its own to Numba,
-    # and packed rows, whose tables are written, would have all kernels compiled anew.
+    numbers, table = table, table.view()
+    table.flags.writeable = False
 
     in_c_order = strides == _c_strides(shape, item)
     in_order = both == tuple(sorted(both))
@@ -480,6 +483,7 @@ def make_plan(
         kind=kind,
         begin=begin,
         table=table,
+        numbers=numbers,
         tasks=tasks,
         parts=parts,
         nbytes=nbytes,

@@ -219,6 +219,8 @@ def test_a_plan_is_made_once_and_stays_as_it_is():
     assert plan_of(np.ones((3, 4, 5)), 1) is made
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.tasks = 2
+    with pytest.raises(ValueError, match="read-only"):
+        made.table[0] = 0
 
 
 def test_a_plan_tells_what_it_is():

@@ -58,7 +58,7 @@ def run_small(
     drive.rows_small(
         plan.like,
         a.ravel(),
-        plan.table,
+        plan.numbers,
         law_of(scale, plan.kind),
         scale,
         log,
@@ -113,7 +113,7 @@ def run(
     arguments = (
         plan.like,
         _source(plan, a, mask, lengths, apart),
-        plan.table,
+        plan.numbers,
         law_of(scale, plan.kind),
         scale,
         log,
@@ -151,7 +151,7 @@ def run_gradient(
     arguments = (
         plan.like,
         _source(plan, a, mask, lengths),
-        plan.table,
+        plan.numbers,
         law_of(scale, plan.kind),
         scale,
         log,
@@ -202,7 +202,7 @@ def run_packed(
     arguments = (
         plan.like,
         a.ctypes.data + plan.begin[0],
-        plan.table,
+        plan.numbers,
         law_of(scale, plan.kind),
         scale,
         log,
