@@ -358,7 +358,6 @@ def fagg_vjp(
     given = [
         np.ascontiguousarray(grad.transpose(plan.inverse), plan.kind),
         np.ascontiguousarray(alpha.transpose(plan.inverse), plan.kind),
-        np.ascontiguousarray(lse, plan.kind),
         None if of_lse is None else np.ascontiguousarray(of_lse, plan.kind),
     ]
     _launch().run_gradient(plan, a, scale, log, given, out, workers, where, lengths)

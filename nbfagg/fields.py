@@ -69,6 +69,31 @@ AXES = 18
 # 1 if it is summed over (its step is then 0, or that between copies).
 AXIS_FIELDS = 4
 
+# What all tasks of a call share (cpu/tasks.py): addresses and numbers in one block, 8 bytes each.
+(
+    PLACE,  # address of the logits, where the walk begins
+    MASK,  # of their mask, or 0
+    LENGTHS,  # of the rows' lengths, or 0
+    APART_LSE,  # 1: lse receives a row's maximum, total, and what that lost
+    TABLE,  # address of the plan's table
+    TABLE_SIZE,  # its integers
+    SCALE,  # float64
+    LOG,  # 1: logarithms are wanted
+    OUT,  # address of the result
+    LSE,  # of the log-sum-exp, or 0
+    SHARED,  # of the workspace that all threads share
+    OFFSETS,  # packed rows: address of their offsets
+    PITCH,  # bytes from one token to the next
+    MOST,  # tokens of a row that is taken whole
+    CUTS,  # address of each task's first row
+    ROW_TASK,  # of the function that takes one of them
+) = range(16)
+GIVEN = 16  # a gradient's: addresses of the gradient of alpha, of alpha, of the gradient of lse or 0
+LAW = 19  # scalar.Law, five float64
+ARGUMENTS = 24
+# As Python writes it.
+ARGUMENTS_FORMAT = "=6qd9q3q5d"
+
 # Up to this many terms a token's exponentials go through a scratch area and are
 # summed for a vector of tokens at once; above it each token sums its own vectors.
 SHORT = 64

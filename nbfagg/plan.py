@@ -62,9 +62,7 @@ class Plan:
         int, int, int
     ]  # bytes from the first element to where the walk begins: logits, mask, gradient
     table: npt.NDArray[np.int64]
-    # The same for kernels. A read-only array is a type of its own to Numba: packed rows, whose
-    # tables are written, would have all kernels compiled anew.
-    numbers: npt.NDArray[np.int64]
+    address: int  # of the table
     tasks: int
     parts: int  # tasks where the parts of a row are shared
     nbytes: int
@@ -469,7 +467,6 @@ def make_plan(
             way = "nest"
             table, tasks = plan_nest(axes, item, log)
             space = nest_space(table, lanes)
-    numbers, table = table, table.view()
     table.flags.writeable = False
 
     in_c_order = strides == _c_strides(shape, item)
@@ -483,7 +480,7 @@ def make_plan(
         kind=kind,
         begin=begin,
         table=table,
-        numbers=numbers,
+        address=table.ctypes.data,
         tasks=tasks,
         parts=parts,
         nbytes=nbytes,
@@ -512,10 +509,10 @@ def _c_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def law_of(scale: float, kind: np.dtype[Any]) -> tuple[Any, ...]:
+def law_of(scale: float, kind: np.dtype[Any]) -> tuple[float, float, float, float, float]:
     """Give what the formulas want of a scale and a type: scalar.Law."""
     exact = Fraction(scale) * (Fraction(scalar.LOG2_E) + Fraction(scalar.LOG2_E_REST))
-    high = kind.type(float(exact))
-    low = kind.type(float(exact - Fraction(float(high))))
+    high = float(kind.type(float(exact)))
+    low = float(kind.type(float(exact - Fraction(high))))
     far = scalar.FAR_F32 if kind.itemsize == 4 else scalar.FAR_F64
     return float(exact), 1.0 / float(exact), high, low, far

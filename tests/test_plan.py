@@ -12,6 +12,7 @@ from ways import WAYS, Way
 import nbfagg
 from nbfagg import fields, inputs, plan
 from nbfagg.cpu import launch
+from nbfagg.cpu.tasks import Task
 
 # What the head of the plan's table says of a way. Numbers of more than one are told by a tuple (least, most).
 SEVERAL = (2, np.inf)
@@ -92,21 +93,26 @@ def test_each_way_takes_each_logit_once(name, dtype):
     check_all(way.lay(way.normal(dtype)), keep_axis=way.keep)
 
 
-DRIVERS = ["rows_small", "rows_serial", "rows_parallel", "parts_parallel", "nest_serial", "nest_parallel"]
+LOOPS = ["small", "serial", "parallel"]
 
 
 @pytest.fixture
 def driven(monkeypatch):
-    """The names of the drivers that were called."""
+    """The loops that were called, each with the task that it called over and over."""
     called = []
+    names = {}
+    for name, task in vars(launch.drive).items():
+        if isinstance(task, Task):
+            for like in np.float32(0), np.float64(0):
+                names[task.address(like)] = name
 
-    def record(name, driver, *arguments):
-        called.append(name)
-        return driver(*arguments)
+    def record(name, loop, function, *arguments):
+        called.append(f"{name} {names[function]}")
+        return loop(function, *arguments)
 
-    for name in DRIVERS:
-        driver = getattr(launch.drive, name)
-        monkeypatch.setattr(launch.drive, name, functools.partial(record, name, driver))
+    for name in LOOPS:
+        loop = getattr(launch.drive, name)
+        monkeypatch.setattr(launch.drive, name, functools.partial(record, name, loop))
     return called
 
 
@@ -115,27 +121,34 @@ needs_threads = pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="o
 
 
 @pytest.mark.parametrize(
-    ("way", "workers", "driver"),
+    ("way", "workers", "loops"),
     [
-        (WAYS["small"], None, "rows_small"),
-        (WAYS["tiny"], None, "rows_small"),
-        (WAYS["blocks"], 1, "rows_serial"),
-        (WAYS["parts"], 1, "rows_serial"),
-        (WAYS["gathered"], None, "rows_serial"),
-        pytest.param(MANY_ROWS, 2, "rows_parallel", marks=needs_threads),
+        (WAYS["small"], None, ["small whole"]),
+        (WAYS["tiny"], None, ["small whole"]),
+        (WAYS["blocks"], 1, ["serial whole"]),
+        (WAYS["parts"], 1, ["serial whole"]),
+        (WAYS["gathered"], None, ["serial whole"]),
+        pytest.param(MANY_ROWS, 2, ["parallel whole"], marks=needs_threads),
         # Without parts to share, the few rows are shared.
-        pytest.param(WAYS["blocks"], 2, "rows_parallel", marks=needs_threads),
-        pytest.param(WAYS["parts"], 2, "parts_parallel", marks=needs_threads),
-        pytest.param(WAYS["parts of tokens"], None, "parts_parallel", marks=needs_threads),
-        (WAYS["runs"], None, "nest_serial"),
-        (WAYS["copies"], 1, "nest_serial"),
-        pytest.param(WAYS["copies"], 2, "nest_parallel", marks=needs_threads),
+        pytest.param(WAYS["blocks"], 2, ["parallel whole"], marks=needs_threads),
+        pytest.param(
+            WAYS["parts"], 2, ["parallel reduced_part", "parallel finished_part"], marks=needs_threads
+        ),
+        pytest.param(
+            WAYS["parts of tokens"],
+            None,
+            ["parallel reduced_part", "parallel finished_part"],
+            marks=needs_threads,
+        ),
+        (WAYS["runs"], None, ["serial walked", "serial finished_row"]),
+        (WAYS["copies"], 1, ["serial walked", "serial finished_row"]),
+        pytest.param(WAYS["copies"], 2, ["parallel walked", "parallel finished_row"], marks=needs_threads),
     ],
 )
-def test_drivers(driven, way, workers, driver):
+def test_drivers(driven, way, workers, loops):
     a = way.lay(way.normal(np.float32))
     nbfagg.fagg(a, keep_axis=way.keep, workers=workers)
-    assert driven == [driver]
+    assert driven == loops
 
 
 def test_a_small_array_takes_the_short_way_only_as_it_is(driven):
@@ -145,7 +158,7 @@ def test_a_small_array_takes_the_short_way_only_as_it_is(driven):
     read_only.flags.writeable = False
     nbfagg.fagg(a)
     nbfagg.fagg(a, out=np.empty((3, 10), np.float32))
-    assert driven == ["rows_small", "rows_small"]
+    assert driven == ["small whole", "small whole"]
     for arguments in (
         {"a": a, "return_lse": True},
         {"a": a, "out": np.empty((3, 20), np.float32)[:, ::2]},
@@ -156,7 +169,7 @@ def test_a_small_array_takes_the_short_way_only_as_it_is(driven):
     ):
         driven.clear()
         nbfagg.fagg(**arguments)
-        assert driven == ["rows_serial"]
+        assert driven == ["serial whole"]
 
 
 def test_nothing_runs_on_an_empty_array(driven):

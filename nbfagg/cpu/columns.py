@@ -22,6 +22,7 @@ from numba.extending import overload
 from nbfagg import scalar
 from nbfagg.cpu.exp import FLOOR_F32, FLOOR_F64, LIFT_F32, LIFT_F64, MAGIC_F32, MAGIC_F64, exp_near, exp_parts
 from nbfagg.cpu.finish import to_sums
+from nbfagg.cpu.jit import inlined, jit
 from nbfagg.cpu.sums import add_exactly, include, nothing
 from nbfagg.cpu.vector import (
     BYTES,
@@ -30,8 +31,6 @@ from nbfagg.cpu.vector import (
     all_below,
     any_above,
     fma,
-    inlined,
-    jit,
     lanes,
     larger,
     load,

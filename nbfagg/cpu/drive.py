@@ -1,28 +1,50 @@
-"""Kernels as Python calls them: one thread, or all of them drawing tasks from a queue."""
+"""Loops over tasks, on one thread or on all of them, and the functions of these tasks."""
 
 import numpy as np
 from numba import prange
 
+from nbfagg import fields
+from nbfagg.cpu import gradient, nest, rows
 from nbfagg.cpu.cache import compiled
 from nbfagg.cpu.formats import write_run
-from nbfagg.cpu.gradient import dot_task, gradient_rows, gradient_task
-from nbfagg.cpu.nest import finish_row, walk
-from nbfagg.cpu.packed import packed_task
-from nbfagg.cpu.rows import finish_task, reduce_task, whole_rows
-from nbfagg.cpu.tasks import take
-from nbfagg.cpu.vector import peek, poke
-from nbfagg.fields import RESULT_ROWS
+from nbfagg.cpu.packed import packed_rows
+from nbfagg.cpu.tasks import Task, call, take, unpack
+from nbfagg.cpu.vector import poke
 
 
 @compiled()
-def rows_small(like, flat, plan, law, scale, log, out, work, tasks):
+def small(function, flat, table, table_size, law, scale, log, out, memory, tasks):
     """Take a small array's rows: given as arrays, since Python needs 0.8 us to tell an address."""
-    # As signed integers that are no constants: other kernels take them so, and share what is compiled.
-    nothing = np.intp(0)
-    source = np.intp(flat.ctypes.data), nothing, nothing, nothing
-    result, space = np.intp(out.ctypes.data), np.intp(work.ctypes.data)
+    for field in range(fields.ARGUMENTS):
+        poke(memory + 8 * field, 0)
+    poke(memory + 8 * fields.PLACE, np.intp(flat.ctypes.data))
+    poke(memory + 8 * fields.TABLE, table)
+    poke(memory + 8 * fields.TABLE_SIZE, table_size)
+    for i in range(5):
+        poke(memory + 8 * (fields.LAW + i), law[i])
+    poke(memory + 8 * fields.SCALE, scale)
+    poke(memory + 8 * fields.LOG, np.intp(log))
+    poke(memory + 8 * fields.OUT, np.intp(out.ctypes.data))
     for task in range(tasks):
-        whole_rows(like, source, plan, law, scale, log, result, 0, space, task)
+        call(function, memory, memory + 8 * fields.ARGUMENTS, task)
+
+
+@compiled()
+def serial(function, arguments, memory, tasks):
+    """Do one task after the other."""
+    for task in range(tasks):
+        call(function, arguments, memory, task)
+
+
+@compiled(parallel=True)
+def parallel(function, arguments, memory, tasks, queue, thread_bytes, workers):
+    """Do all tasks, each thread drawing its next one when it is done with one."""
+    poke(queue, 0)
+    for worker in prange(workers):
+        task = take(queue)
+        while task < tasks:
+            call(function, arguments, memory + worker * thread_bytes, task)
+            task = take(queue)
 
 
 @compiled()
@@ -31,190 +53,102 @@ def round_serial(like, source, count, kind, item, target):
     write_run(like, kind, item, source, count, target, item)
 
 
-@compiled()
-def rows_serial(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes):
-    """Take whole rows, task by task."""
-    for task in range(tasks):
-        whole_rows(like, source, plan, law, scale, log, out, lse, work, task)
+@Task
+def whole(like):
+    """Take whole rows."""
+
+    def function(arguments, memory, number):
+        source, plan, law, scale, log, out, lse, shared = unpack(like, arguments)
+        rows.whole_rows(like, source, plan, law, scale, log, out, lse, memory, number)
+
+    return function
 
 
-@compiled(parallel=True)
-def rows_parallel(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes, workers):
-    """Take whole rows, each thread drawing its next task when it is done with one."""
-    poke(work, 0)
-    for worker in prange(workers):
-        mine = work + 64 + worker * thread_bytes
-        task = take(work)
-        while task < tasks:
-            whole_rows(like, source, plan, law, scale, log, out, lse, mine, task)
-            task = take(work)
+@Task
+def reduced_part(like):
+    """Reduce one part of one row."""
+
+    def function(arguments, memory, number):
+        source, plan, law, scale, log, out, lse, shared = unpack(like, arguments)
+        rows.reduce_task(like, source, plan, law, out, shared, memory, number)
+
+    return function
 
 
-@compiled(parallel=True)
-def parts_parallel(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes, workers):
-    """Reduce every part of every row, then finish every part."""
-    poke(work, 0)
-    poke(work + 8, 0)
-    shared = work + 64 + workers * thread_bytes
-    for worker in prange(workers):
-        mine = work + 64 + worker * thread_bytes
-        task = take(work)
-        while task < tasks:
-            reduce_task(like, source, plan, law, out, shared, mine, task)
-            task = take(work)
-    for worker in prange(workers):
-        mine = work + 64 + worker * thread_bytes
-        task = take(work + 8)
-        while task < tasks:
-            finish_task(like, source, plan, law, scale, log, out, lse, shared, mine, task)
-            task = take(work + 8)
+@Task
+def finished_part(like):
+    """Finish one part of one row, once all are reduced."""
+
+    def function(arguments, memory, number):
+        source, plan, law, scale, log, out, lse, shared = unpack(like, arguments)
+        rows.finish_task(like, source, plan, law, scale, log, out, lse, shared, memory, number)
+
+    return function
 
 
-@compiled(parallel=True)
-def nest_parallel(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes, workers):
-    """Walk every task, then finish every row."""
-    poke(work, 0)
-    poke(work + 8, 0)
-    shared = work + 64 + workers * thread_bytes
-    rows = plan[RESULT_ROWS]
-    for worker in prange(workers):
-        mine = work + 64 + worker * thread_bytes
-        task = take(work)
-        while task < tasks:
-            walk(like, source, plan, law, shared, mine, task)
-            task = take(work)
-    for worker in prange(workers):
-        mine = work + 64 + worker * thread_bytes
-        row = take(work + 8)
-        while row < rows:
-            finish_row(like, plan, law, scale, log, out, lse, source[3], shared, mine, row)
-            row = take(work + 8)
+@Task
+def walked(like):
+    """Walk over axes of any order."""
+
+    def function(arguments, memory, number):
+        source, plan, law, scale, log, out, lse, shared = unpack(like, arguments)
+        nest.walk(like, source, plan, law, shared, memory, number)
+
+    return function
 
 
-@compiled()
-def nest_serial(like, source, plan, law, scale, log, out, lse, work, tasks, thread_bytes):
-    """Walk every task, then finish every row."""
-    shared = work + 64 + thread_bytes
-    for task in range(tasks):
-        walk(like, source, plan, law, shared, work + 64, task)
-    for row in range(plan[RESULT_ROWS]):
-        finish_row(like, plan, law, scale, log, out, lse, source[3], shared, work + 64, row)
+@Task
+def finished_row(like):
+    """Finish one row of what was walked."""
+
+    def function(arguments, memory, number):
+        source, plan, law, scale, log, out, lse, shared = unpack(like, arguments)
+        nest.finish_row(like, plan, law, scale, log, out, lse, source[3], shared, memory, number)
+
+    return function
 
 
-@compiled()
-def gradient_serial(like, source, plan, law, scale, log, given, out, work, tasks, thread_bytes):
-    """Write the gradient of whole rows, task by task."""
-    for task in range(tasks):
-        gradient_rows(like, source, plan, law, scale, log, given, out, work, task)
+@Task
+def gradient_rows(like):
+    """Write the gradient of whole rows."""
+
+    def function(arguments, memory, number):
+        source, plan, law, scale, log, out, lse, shared = unpack(like, arguments)
+        given = gradient.given_of(arguments)
+        gradient.gradient_rows(like, source, plan, law, scale, log, given, out, memory, number)
+
+    return function
 
 
-@compiled(parallel=True)
-def gradient_parallel(
-    like, source, plan, law, scale, log, given, out, work, tasks, thread_bytes, workers, parts
-):
-    """Write the gradient of whole rows, or, if parts, all shares of dots and then that of parts of rows."""
-    poke(work, 0)
-    poke(work + 8, 0)
-    shared = work + 64 + workers * thread_bytes
-    if parts:
-        for worker in prange(workers):
-            mine = work + 64 + worker * thread_bytes
-            task = take(work)
-            while task < tasks:
-                dot_task(like, source, plan, law, given, log, shared, mine, task)
-                task = take(work)
-    for worker in prange(workers):
-        mine = work + 64 + worker * thread_bytes
-        task = take(work + 8)
-        while task < tasks:
-            if parts:
-                gradient_task(like, source, plan, law, scale, log, given, out, shared, mine, task)
-            else:
-                gradient_rows(like, source, plan, law, scale, log, given, out, mine, task)
-            task = take(work + 8)
+@Task
+def gradient_dots(like):
+    """Write one part's share of a row's dot."""
+
+    def function(arguments, memory, number):
+        source, plan, law, scale, log, out, lse, shared = unpack(like, arguments)
+        given = gradient.given_of(arguments)
+        gradient.dot_task(like, source, plan, law, given, log, shared, memory, number)
+
+    return function
 
 
-@compiled()
-def packed_serial(
-    like,
-    source,
-    plan,
-    law,
-    scale,
-    log,
-    out,
-    lse,
-    work,
-    tasks,
-    thread_bytes,
-    pitch,
-    tables,
-    offsets,
-    most,
-    cuts,
-):
+@Task
+def gradient_part(like):
+    """Write the gradient of one part of one row, once all shares of dots are there."""
+
+    def function(arguments, memory, number):
+        source, plan, law, scale, log, out, lse, shared = unpack(like, arguments)
+        given = gradient.given_of(arguments)
+        gradient.gradient_task(like, source, plan, law, scale, log, given, out, shared, memory, number)
+
+    return function
+
+
+@Task
+def packed(like):
     """Take packed rows, all but the long ones."""
-    for task in range(tasks):
-        packed_task(
-            like,
-            source,
-            pitch,
-            plan,
-            tables[0],
-            law,
-            scale,
-            log,
-            out,
-            lse,
-            offsets,
-            most,
-            work,
-            peek(0, cuts + 8 * task),
-            peek(0, cuts + 8 * task + 8),
-        )
 
+    def function(arguments, memory, number):
+        packed_rows(like, arguments, memory, number)
 
-@compiled(parallel=True)
-def packed_parallel(
-    like,
-    source,
-    plan,
-    law,
-    scale,
-    log,
-    out,
-    lse,
-    work,
-    tasks,
-    thread_bytes,
-    workers,
-    pitch,
-    tables,
-    offsets,
-    most,
-    cuts,
-):
-    """Take packed rows, all but the long ones, each thread drawing its next task."""
-    poke(work, 0)
-    for worker in prange(workers):
-        mine = work + 64 + worker * thread_bytes
-        task = take(work)
-        while task < tasks:
-            packed_task(
-                like,
-                source,
-                pitch,
-                plan,
-                tables[worker],
-                law,
-                scale,
-                log,
-                out,
-                lse,
-                offsets,
-                most,
-                mine,
-                peek(0, cuts + 8 * task),
-                peek(0, cuts + 8 * task + 8),
-            )
-            task = take(work)
+    return function

@@ -34,7 +34,8 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 from nbfagg import scalar
-from nbfagg.cpu.vector import add, float_of_bits, fma, jit, larger, mul, negative, power_of_two, splat, sub
+from nbfagg.cpu.jit import jit
+from nbfagg.cpu.vector import add, float_of_bits, fma, larger, mul, negative, power_of_two, splat, sub
 
 for formula in scalar.FORMULAS:
     register_jitable(error_model="numpy")(formula)

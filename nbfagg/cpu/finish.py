@@ -8,13 +8,12 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import LIFT_F32, LIFT_F64
+from nbfagg.cpu.jit import inlined, jit
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
     first_lane,
     fma,
-    inlined,
-    jit,
     lanes,
     load,
     mul,

@@ -9,7 +9,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from nbfagg.cpu.vector import BYTES, F32, jit, lanes, load, peek, store
+from nbfagg.cpu.jit import jit
+from nbfagg.cpu.vector import BYTES, F32, lanes, load, peek, store
 from nbfagg.fields import BRAIN, DOUBLE, HALF, KINDS, SINGLE, SWAPPED
 
 _F32, _F64 = ir.FloatType(), ir.DoubleType()

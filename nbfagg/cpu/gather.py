@@ -13,7 +13,8 @@ and total are wanted apart, for a state.
 import numpy as np
 
 from nbfagg.cpu.formats import is_fast, keep_where, load_formatted, number, peek_byte
-from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke, prefetch, store, type_as
+from nbfagg.cpu.jit import jit
+from nbfagg.cpu.vector import BYTES, lanes, peek, poke, prefetch, store, type_as
 from nbfagg.fields import (
     BESIDE,
     BY_TOKEN,

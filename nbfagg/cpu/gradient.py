@@ -18,13 +18,15 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nbfagg import scalar
+from nbfagg import fields, scalar
 from nbfagg.cpu.columns import to_type
 from nbfagg.cpu.exp import LIFT_F32, LIFT_F64, exp_near, exp_parts, point_of
 from nbfagg.cpu.finish import lift_down, to_sums
 from nbfagg.cpu.formats import write_run
 from nbfagg.cpu.gather import ahead_of, locate, offset_of
+from nbfagg.cpu.jit import inlined, jit
 from nbfagg.cpu.sums import add_exactly, collapse, include, include_two, nothing
+from nbfagg.cpu.tasks import argument
 from nbfagg.cpu.tiles import extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import AHEAD, tile_at
 from nbfagg.cpu.vector import (
@@ -34,7 +36,6 @@ from nbfagg.cpu.vector import (
     all_below,
     div,
     fma,
-    jit,
     lanes,
     load,
     load_first,
@@ -551,6 +552,16 @@ def long_gradient(like, source, plan, law, scale, log, given, out, row, token, d
             write_out(like, plan, out, row, token, 1, term, count, exps)
 
 
+@inlined
+def given_of(arguments):
+    """Give the addresses of the gradient of alpha, of alpha, and of that of lse, which may be none."""
+    return (
+        argument(arguments, fields.GIVEN),
+        argument(arguments, fields.GIVEN + 1),
+        argument(arguments, fields.GIVEN + 2),
+    )
+
+
 @jit
 def part_tokens(plan, part):
     """Give the first token of a part of a row, and the first one after it."""
@@ -573,8 +584,8 @@ def part_dot(like, plan, given, row, part, log):
 def part_gradient(like, source, plan, law, scale, log, given, out, row, part, dot, reference, room):
     """Write the gradient of one part of a row."""
     token, end = part_tokens(plan, part)
-    if given[3]:
-        dot -= np.float64(peek(like, given[3] + row * (BYTES // lanes(like))))
+    if given[2]:
+        dot -= np.float64(peek(like, given[2] + row * (BYTES // lanes(like))))
     while token < end:
         if plan[PIECES] > 1:
             long_gradient(like, source, plan, law, scale, log, given, out, row, token, dot, reference, room)
@@ -620,8 +631,8 @@ def tiny_gradient(like, source, plan, law, scale, log, given, out, first, last, 
         start = (first + i) * tokens * size
         whole, rest = dot_of(like, grad + start, alpha + start, tokens, log)
         dot = whole + rest
-        if given[3]:
-            dot -= np.float64(peek(like, given[3] + (first + i) * size))
+        if given[2]:
+            dot -= np.float64(peek(like, given[2] + (first + i) * size))
         place = factors + i * tokens * size
         if log:
             here = sums + 8 * tokens * i

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from typing import Any
 
@@ -19,6 +20,8 @@ TASKS_A_THREAD = 4
 # A workspace up to this size is kept for the thread's next call: fresh pages
 # cost 0.1 us a KiB.
 KEPT_BYTES = 4 * 1024 * 1024
+
+_ARGUMENTS = struct.Struct(fields.ARGUMENTS_FORMAT)
 
 _local = threading.local()
 
@@ -55,15 +58,16 @@ def run_small(
     """
     if out is None:
         out = np.empty(plan.shape, plan.kind)
-    drive.rows_small(
-        plan.like,
+    drive.small(
+        drive.whole.address(plan.like),
         a.ravel(),
-        plan.numbers,
+        plan.address,
+        plan.table.size,
         law_of(scale, plan.kind),
         scale,
         log,
         out.ravel(),
-        _workspace(plan.space[1])[0],
+        _workspace(_ARGUMENTS.size + plan.space[1])[1],
         plan.tasks,
     )
     return out
@@ -77,13 +81,71 @@ def rounded(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return result
 
 
-def _source(
+class _Call:
+    """What all tasks of a call share, and the threads that do them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        places: tuple[int, ...],
+        scale: float,
+        log: bool,
+        out: int,
+        lse: npt.NDArray[Any] | None,
+        *,
+        thread_bytes: int,
+        shared_bytes: int = 0,
+        count: int,
+        packed: tuple[int, ...] = (0,) * 5,
+        given: tuple[int, ...] = (0,) * 3,
+    ) -> None:
+        self.count = count
+        self.like = plan.like
+        self.thread_bytes = thread_bytes + -thread_bytes % 64
+        threads_bytes = count * self.thread_bytes
+        self.memory, start = _workspace(64 + _ARGUMENTS.size + threads_bytes + shared_bytes)
+        self.queue, self.arguments, self.threads = start, start + 64, start + 64 + _ARGUMENTS.size
+        _ARGUMENTS.pack_into(
+            self.memory.data,
+            64,
+            *places,
+            plan.address,
+            plan.table.size,
+            scale,
+            log,
+            out,
+            0 if lse is None else lse.ctypes.data,
+            self.threads + threads_bytes,
+            *packed,
+            *given,
+            *law_of(scale, plan.kind),
+        )
+
+    def do(self, task: Any, tasks: int) -> None:
+        """Do all tasks of a kind."""
+        function = task.address(self.like)
+        if self.count == 1:
+            drive.serial(function, self.arguments, self.threads, tasks)
+            return
+        before = numba.get_num_threads()
+        if before != self.count:
+            numba.set_num_threads(self.count)
+        try:
+            drive.parallel(
+                function, self.arguments, self.threads, tasks, self.queue, self.thread_bytes, self.count
+            )
+        finally:
+            if before != self.count:
+                numba.set_num_threads(before)
+
+
+def _places(
     plan: Plan,
     a: npt.NDArray[Any],
     mask: npt.NDArray[np.bool_] | None,
     lengths: npt.NDArray[np.int64] | None,
     apart: bool = False,
-) -> tuple[int, int, int, int]:
+) -> tuple[int, ...]:
     """Give the addresses that gather.py reads by."""
     return (
         a.ctypes.data + plan.begin[0],
@@ -110,29 +172,29 @@ def run(
     If apart, `lse` receives each row's maximum, total, and what that lost, as float64.
     """
     count = threads(workers, plan.nbytes)
-    arguments = (
-        plan.like,
-        _source(plan, a, mask, lengths, apart),
-        plan.numbers,
-        law_of(scale, plan.kind),
-        scale,
-        log,
-        out.ctypes.data,
-        0 if lse is None else lse.ctypes.data,
+    rows = int(plan.table[fields.RESULT_ROWS if plan.way == "nest" else fields.ROWS])
+    parts = plan.way == "rows" and _shares_parts(plan, count)
+    shared, mine = plan.parts_space if parts else plan.space
+    places = _places(plan, a, mask, lengths, apart)
+    call = _Call(
+        *(plan, places, scale, log, out.ctypes.data, lse),
+        thread_bytes=mine,
+        shared_bytes=shared,
+        count=count,
     )
-    tasks = plan.tasks
-    shared, mine = plan.space
-    kernel: Any
     if plan.way == "nest":
-        kernel = drive.nest_parallel if count > 1 else drive.nest_serial
-    elif count == 1:
-        kernel = drive.rows_serial
-    elif tasks < TASKS_A_THREAD * count and plan.parts > int(plan.table[fields.ROWS]):
-        kernel, tasks = drive.parts_parallel, plan.parts
-        shared, mine = plan.parts_space
+        call.do(drive.walked, plan.tasks)
+        call.do(drive.finished_row, rows)
+    elif parts:
+        call.do(drive.reduced_part, plan.parts)
+        call.do(drive.finished_part, plan.parts)
     else:
-        kernel = drive.rows_parallel
-    _start(kernel, arguments, tasks, mine, shared, count, ())
+        call.do(drive.whole, plan.tasks)
+
+
+def _shares_parts(plan: Plan, count: int) -> bool:
+    """Say whether threads share the parts of rows, since there are too few tasks of whole ones."""
+    return count > 1 and plan.tasks < TASKS_A_THREAD * count and plan.parts > int(plan.table[fields.ROWS])
 
 
 def run_gradient(
@@ -146,26 +208,21 @@ def run_gradient(
     mask: npt.NDArray[np.bool_] | None,
     lengths: npt.NDArray[np.int64] | None,
 ) -> None:
-    """Write the gradient into `out` from those given: of alpha, alpha, lse, and of lse or None."""
+    """Write the gradient into `out` from those given: of alpha, alpha, and of lse or None."""
     count = threads(workers, 2 * plan.nbytes)
-    arguments = (
-        plan.like,
-        _source(plan, a, mask, lengths),
-        plan.numbers,
-        law_of(scale, plan.kind),
-        scale,
-        log,
-        tuple(0 if array is None else array.ctypes.data for array in given),
-        out.ctypes.data + plan.begin[2],
+    parts = _shares_parts(plan, count)
+    call = _Call(
+        *(plan, _places(plan, a, mask, lengths), scale, log, out.ctypes.data + plan.begin[2], None),
+        thread_bytes=8 * fields.GRADIENT_ROOM + fields.SCRATCH_BYTES,
+        shared_bytes=16 * (plan.parts + int(plan.table[fields.ROWS])) if parts else 0,
+        count=count,
+        given=tuple(0 if array is None else array.ctypes.data for array in given),
     )
-    mine = 8 * fields.GRADIENT_ROOM + fields.SCRATCH_BYTES
-    parts = plan.tasks < TASKS_A_THREAD * count and plan.parts > int(plan.table[fields.ROWS])
-    rows = int(plan.table[fields.ROWS])
-    tasks, shared = (plan.parts, 16 * (plan.parts + rows)) if parts else (plan.tasks, 0)
-    if count == 1:
-        _start(drive.gradient_serial, arguments, plan.tasks, mine, 0, count, ())
+    if parts:
+        call.do(drive.gradient_dots, plan.parts)
+        call.do(drive.gradient_part, plan.parts)
     else:
-        _start(drive.gradient_parallel, arguments, tasks, mine, shared, count, (parts,))
+        call.do(drive.gradient_rows, plan.tasks)
 
 
 def run_packed(
@@ -199,43 +256,14 @@ def run_packed(
     share = max(1, TASK * tokens // max(1, plan.nbytes))
     ends = np.searchsorted(offsets, np.arange(share, tokens + share, share)).clip(max=len(lengths))
     cuts = np.unique(np.concatenate(([0], ends, [len(lengths)]))).astype(np.int64)
-    arguments = (
-        plan.like,
-        a.ctypes.data + plan.begin[0],
-        plan.numbers,
-        law_of(scale, plan.kind),
-        scale,
-        log,
-        out.ctypes.data,
-        0 if lse is None else lse.ctypes.data,
+    own = _ARGUMENTS.size + 8 * plan.table.size
+    call = _Call(
+        *(plan, _places(plan, a, None, None), scale, log, out.ctypes.data, lse),
+        thread_bytes=own + row_space(plan, longest),
+        count=count,
+        packed=(
+            *(offsets.ctypes.data, a.strides[0], most, cuts.ctypes.data),
+            drive.whole.address(plan.like),
+        ),
     )
-    tables = np.empty((count, plan.table.size), np.int64)
-    more = (a.strides[0], tables, offsets.ctypes.data, most, cuts.ctypes.data)
-    kernel = drive.packed_serial if count == 1 else drive.packed_parallel
-    _start(kernel, arguments, len(cuts) - 1, row_space(plan, longest), 0, count, more)
-
-
-def _start(
-    kernel: Any,
-    arguments: tuple[Any, ...],
-    tasks: int,
-    mine: int,
-    shared: int,
-    count: int,
-    more: tuple[Any, ...],
-) -> None:
-    """Start a kernel on `count` threads with `mine` bytes of workspace each, and `shared` for all."""
-    mine += -mine % 64
-    memory, address = _workspace(64 + count * mine + shared)
-    if count == 1:
-        kernel(*arguments, address, tasks, mine, *more)
-    else:
-        before = numba.get_num_threads()
-        if before != count:
-            numba.set_num_threads(count)
-        try:
-            kernel(*arguments, address, tasks, mine, count, *more)
-        finally:
-            if before != count:
-                numba.set_num_threads(before)
-    del memory
+    call.do(drive.packed, len(cuts) - 1)

@@ -20,6 +20,7 @@ from nbfagg import scalar
 from nbfagg.cpu.columns import add_columns, any_far, shifts_of
 from nbfagg.cpu.exp import MAGIC_F64
 from nbfagg.cpu.finish import finish_log, put_lse, weigh_one
+from nbfagg.cpu.jit import jit
 from nbfagg.cpu.sums import add_exactly
 from nbfagg.cpu.tiles import are_alike, extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.vector import (
@@ -28,7 +29,6 @@ from nbfagg.cpu.vector import (
     add,
     all_below,
     fma,
-    jit,
     lanes,
     lanes_of,
     load,

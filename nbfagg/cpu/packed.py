@@ -2,8 +2,10 @@
 
 import math
 
-from nbfagg.cpu.rows import whole_rows
-from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke, type_as
+from nbfagg import fields
+from nbfagg.cpu.jit import jit
+from nbfagg.cpu.tasks import argument, call, table_of
+from nbfagg.cpu.vector import BYTES, lanes, peek, poke, type_as
 from nbfagg.fields import (
     AREA,
     BLOCK_TOKENS,
@@ -42,12 +44,19 @@ def fit(plan, table, tokens):
 
 
 @jit
-def packed_task(
-    like, source, pitch, plan, table, law, scale, log, out, lse, offsets, most, work, first, last
-):
-    """Take rows first ... last - 1 but for those of more than `most` tokens, `pitch` bytes apart."""
+def packed_rows(like, arguments, memory, number):
+    """Take the rows of one task but for the long ones; arguments of their own, and a table, are in memory."""
     size = BYTES // lanes(like)
-    for row in range(first, last):
+    plan = table_of(arguments)
+    cuts = argument(arguments, fields.CUTS) + 8 * number
+    offsets, most = argument(arguments, fields.OFFSETS), argument(arguments, fields.MOST)
+    lse = argument(arguments, fields.LSE)
+    for field in range(fields.ARGUMENTS):
+        poke(memory + 8 * field, argument(arguments, field))
+    poke(memory + 8 * fields.TABLE, memory + 8 * fields.ARGUMENTS)
+    table = table_of(memory)
+    rest = memory + 8 * (fields.ARGUMENTS + len(plan))
+    for row in range(peek(0, cuts), peek(0, cuts + 8)):
         start = peek(0, offsets + 8 * row)
         tokens = peek(0, offsets + 8 * row + 8) - start
         here = lse + row * size if lse else 0
@@ -56,6 +65,8 @@ def packed_task(
                 poke(here, type_as(like, -math.inf))
         elif tokens <= most:
             fit(plan, table, tokens)
-            nothing = start * 0
-            place = source + start * pitch, nothing, nothing, nothing
-            whole_rows(like, place, table, law, scale, log, out + start * size, here, work, 0)
+            place = argument(arguments, fields.PLACE) + start * argument(arguments, fields.PITCH)
+            poke(memory + 8 * fields.PLACE, place)
+            poke(memory + 8 * fields.OUT, argument(arguments, fields.OUT) + start * size)
+            poke(memory + 8 * fields.LSE, here)
+            call(argument(arguments, fields.ROW_TASK), memory, rest, 0)

@@ -19,11 +19,12 @@ import numpy as np
 from nbfagg import scalar
 from nbfagg.cpu.finish import finish, finish_in_place, finish_log, lift_down, put_lse, weigh_one
 from nbfagg.cpu.gather import ahead_of, locate
+from nbfagg.cpu.jit import jit
 from nbfagg.cpu.single import finish_parts, gap_of, sum_at, write_parts
 from nbfagg.cpu.sums import sum_of
 from nbfagg.cpu.tiles import NARROW, extremes, move_origin, run_sum, token_sums
 from nbfagg.cpu.tiny import tiny_rows
-from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke
+from nbfagg.cpu.vector import BYTES, lanes, peek, poke
 from nbfagg.fields import (
     BLOCK_TOKENS,
     BLOCKS,

@@ -11,6 +11,7 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import exp_near, exp_parts, exp_wide, point_of, wide_point
+from nbfagg.cpu.jit import jit, jit_as
 from nbfagg.cpu.sums import add_exactly, lost_by_meet, meet
 from nbfagg.cpu.vector import (
     BYTES,
@@ -18,8 +19,6 @@ from nbfagg.cpu.vector import (
     add,
     fma,
     groups_lost,
-    jit,
-    jit_as,
     lanes,
     load,
     load_doubled,

@@ -9,12 +9,12 @@ first all s, then all s*q, and meet in the last operation on them.
 import numpy as np
 
 from nbfagg.cpu.exp import LIFT_F32, exp_near, exp_parts, point_of
+from nbfagg.cpu.jit import jit
 from nbfagg.cpu.sums import collapse, include, nothing
 from nbfagg.cpu.vector import (
     BYTES,
     add,
     fma,
-    jit,
     load,
     load_first,
     mul,

@@ -5,7 +5,7 @@ import math
 from nbfagg import scalar
 from nbfagg.cpu import exp  # noqa: F401  (registers the formulas with Numba)
 from nbfagg.cpu.cache import compiled
-from nbfagg.cpu.vector import jit
+from nbfagg.cpu.jit import jit
 
 
 @jit

@@ -4,11 +4,11 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from nbfagg.cpu.jit import jit
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
     add,
-    jit,
     load,
     load_first,
     splat,

@@ -17,13 +17,13 @@ from numba.extending import overload
 
 from nbfagg import scalar
 from nbfagg.cpu.exp import exp_near, exp_parts, exp_wide, point_of, wide_point
+from nbfagg.cpu.jit import jit
 from nbfagg.cpu.short import are_close, short_sums
 from nbfagg.cpu.sums import collapse, include, include_two, nothing, sum_of
 from nbfagg.cpu.vector import (
     BYTES,
     add,
     fma,
-    jit,
     lanes,
     larger,
     largest,

@@ -14,10 +14,11 @@ from nbfagg import scalar
 from nbfagg.cpu.exp import wide_point
 from nbfagg.cpu.finish import finish, finish_over, put_lse
 from nbfagg.cpu.gather import ahead_of, copy_run, leave_out, locate, offset_of
+from nbfagg.cpu.jit import jit
 from nbfagg.cpu.short import are_close, fill_up, short_parts, short_sums, spread_wide, sum_neighbours
 from nbfagg.cpu.sums import sum_few, sum_of
 from nbfagg.cpu.tiles import extremes
-from nbfagg.cpu.vector import BYTES, jit, lanes, peek, poke
+from nbfagg.cpu.vector import BYTES, lanes, peek, poke
 from nbfagg.fields import (
     AREA,
     BESIDE,

@@ -9,7 +9,6 @@ stands in the kernel is what runs.
 Addresses are plain integers (bytes); nothing here checks a bound.
 """
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -17,46 +16,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 BYTES = 64
-
-
-def _jit(**options):
-    """Make a decorator for functions that kernels call.
-
-    Numba compiles such a function anew for every constant that it is called
-    with; here a constant counts as any other number of its type, which halves
-    the time that a kernel takes to compile.
-    """
-
-    def decorate(function):
-        dispatcher = numba.njit(
-            error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True, **options
-        )(function)
-        template = dispatcher.get_call_template
-        dispatcher.get_call_template = lambda args, kws: template(
-            tuple(map(types.unliteral, args)), {name: types.unliteral(kind) for name, kind in kws.items()}
-        )
-        return dispatcher
-
-    return decorate
-
-
-jit, inlined = _jit(), _jit(forceinline=True)
-
-
-def jit_as(name):
-    """Compile a function under a name of its own.
-
-    Numba names machine code by a function's qualified name and a counter that
-    starts anew in every process. Two functions that one factory makes share the
-    name; if one comes from the disk cache and the other is compiled, they may
-    share the counter too, and then one runs in the other's place.
-    """
-
-    def decorate(function):
-        function.__name__ = function.__qualname__ = name
-        return jit(function)
-
-    return decorate
 
 
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
