@@ -143,8 +143,14 @@ def fagg(
     if out is not None:
         inputs.check_out(out, a, plan, where=where, lengths=given_lengths)
     in_place = out is None or (type(out) is np.ndarray and out.flags.carray)
-    if plan.small and in_place and not return_lse and flags.writeable:
-        return _launch().run_small(plan, a, scale, log, out)
+    if plan.small and in_place and flags.writeable:
+        out = np.empty(plan.shape, plan.kind) if out is None else out
+        lse = np.empty(plan.batch_shape, plan.kind) if return_lse else None
+        _launch().run_small(plan, a, scale, log, out, lse)
+        if lse is None:
+            return out
+        _settle_infinite(lse, a, plan, None, None)
+        return out, lse
     return _run(plan, a, scale, log, return_lse, out, workers, where, lengths)
 
 
@@ -474,7 +480,10 @@ def _settle_infinite(
     lengths: npt.NDArray[np.int64] | None,
 ) -> None:
     """Make lse NaN in rows that hold a NaN beside +inf: the kernels look for the larger of the two only."""
-    for place in np.argwhere(np.isposinf(lse)):
+    infinite = lse == math.inf
+    if not np.count_nonzero(infinite):
+        return
+    for place in np.argwhere(infinite):
         index: list[Any] = [slice(None)] * a.ndim
         for axis, number in zip(plan.batch_axes, place, strict=True):
             index[axis] = number

@@ -13,7 +13,7 @@ from nbfagg.cpu.vector import poke
 
 
 @compiled()
-def small(function, flat, table, table_size, law, scale, log, out, memory, tasks):
+def small(function, flat, table, table_size, law, scale, log, out, lse, memory, tasks):
     """Take a small array's rows: given as arrays, since Python needs 0.8 us to tell an address."""
     for field in range(fields.ARGUMENTS):
         poke(memory + 8 * field, 0)
@@ -25,6 +25,8 @@ def small(function, flat, table, table_size, law, scale, log, out, memory, tasks
     poke(memory + 8 * fields.SCALE, scale)
     poke(memory + 8 * fields.LOG, np.intp(log))
     poke(memory + 8 * fields.OUT, np.intp(out.ctypes.data))
+    if len(lse):
+        poke(memory + 8 * fields.LSE, np.intp(lse.ctypes.data))
     for task in range(tasks):
         call(function, memory, memory + 8 * fields.ARGUMENTS, task)
 

@@ -23,6 +23,8 @@ KEPT_BYTES = 4 * 1024 * 1024
 
 _ARGUMENTS = struct.Struct(fields.ARGUMENTS_FORMAT)
 
+_NO_LSE = {kind: np.empty(0, kind) for kind in "fd"}
+
 _local = threading.local()
 
 
@@ -50,14 +52,17 @@ def threads(workers: int | None, nbytes: int) -> int:
 
 
 def run_small(
-    plan: Plan, a: npt.NDArray[Any], scale: float, log: bool, out: npt.NDArray[Any] | None
-) -> npt.NDArray[Any]:
+    plan: Plan,
+    a: npt.NDArray[Any],
+    scale: float,
+    log: bool,
+    out: npt.NDArray[Any],
+    lse: npt.NDArray[Any] | None,
+) -> None:
     """Aggregate a small array that lies in one piece and can be written (a type of its own to Numba).
 
-    So does `out`, if it is given.
+    So do `out` and `lse`.
     """
-    if out is None:
-        out = np.empty(plan.shape, plan.kind)
     drive.small(
         drive.whole.address(plan.like),
         a.ravel(),
@@ -67,10 +72,10 @@ def run_small(
         scale,
         log,
         out.ravel(),
+        _NO_LSE[plan.kind.char] if lse is None else lse.ravel(),
         _workspace(_ARGUMENTS.size + plan.space[1])[1],
         plan.tasks,
     )
-    return out
 
 
 def rounded(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
