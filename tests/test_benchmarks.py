@@ -186,6 +186,7 @@ def tiny_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(module("figures.startup"), "_sample", lambda statement, **environment: (0.1, False))
     monkeypatch.setattr(module("figures.peers"), "SETTLE", 0.0)
     monkeypatch.setattr(module("figures.accuracy"), "SHAPES", ((2, 3, 2, 2),))
+    monkeypatch.setattr(module("figures.gradient"), "ERROR_SHAPES", ((2, 3, 2, 2),))
     quick = {
         name: make
         for name, make in module("benchmarks.peers").PEERS.items()
