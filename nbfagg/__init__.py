@@ -14,15 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbfagg import reference
-    from nbfagg.api import fagg, fagg_packed, fagg_vjp, warmup
+    from nbfagg.api import fagg, fagg_vjp, warmup
     from nbfagg.info import show_config
+    from nbfagg.packed import fagg_packed, fagg_packed_vjp
     from nbfagg.state import State
 
-__all__ = ["State", "fagg", "fagg_packed", "fagg_vjp", "reference", "show_config", "warmup"]
+__all__ = [
+    "State",
+    "fagg",
+    "fagg_packed",
+    "fagg_packed_vjp",
+    "fagg_vjp",
+    "reference",
+    "show_config",
+    "warmup",
+]
 
 _HOME = {
     "fagg": "nbfagg.api",
-    "fagg_packed": "nbfagg.api",
+    "fagg_packed": "nbfagg.packed",
+    "fagg_packed_vjp": "nbfagg.packed",
     "fagg_vjp": "nbfagg.api",
     "State": "nbfagg.state",
     "warmup": "nbfagg.api",

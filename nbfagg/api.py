@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbfagg import inputs
+from nbfagg import inputs, results
+from nbfagg.frameworks import adapter
 from nbfagg.plan import Plan
 
 
@@ -52,7 +53,8 @@ def fagg(
         Axes that the result keeps; ``()`` for none. All others are summed over.
     where : array_like of bool, optional
         Broadcast to `a`; True includes a logit. What is left out is not looked
-        at: a NaN there changes nothing. Never expanded in memory.
+        at: a NaN there changes nothing. Never expanded in memory. With
+        `lengths`, what both include counts.
     lengths : array_like of int, optional
         (B,): how many entries of the kept axis each batch row has, for one
         batch axis and one kept axis. Nothing beyond is read.
@@ -91,8 +93,8 @@ def fagg(
     Notes
     -----
     A NaN makes its batch row NaN, and so does +inf (lse is then +inf); -inf
-    has weight 0. float32 results are within 2 ulp of the exact value, float64
-    ones within 3.
+    has weight 0. float32 weights are within 2 ulp of the exact value, float64
+    ones within 3; logarithms within 4 and 5 ulp of it, or of 1 where it is smaller.
 
     Examples
     --------
@@ -108,6 +110,19 @@ def fagg(
     array([2.302585])
     """
     if type(a) is not np.ndarray or a.dtype.char not in "fd" or a.ndim == 0:
+        if (framework := adapter(a)) is not None:
+            return framework.fagg(
+                a,
+                batch_axis=batch_axis,
+                keep_axis=keep_axis,
+                where=where,
+                lengths=lengths,
+                scale=scale,
+                log=log,
+                return_lse=return_lse,
+                out=out,
+                workers=workers,
+            )
         a = inputs.as_array(a)
     widened = False
     if type(scale) is not float or scale != 1.0:
@@ -146,100 +161,12 @@ def fagg(
     if plan.small and in_place and flags.writeable:
         out = np.empty(plan.shape, plan.kind) if out is None else out
         lse = np.empty(plan.batch_shape, plan.kind) if return_lse else None
-        _launch().run_small(plan, a, scale, log, out, lse)
+        launcher().run_small(plan, a, scale, log, out, lse)
         if lse is None:
             return out
-        _settle_infinite(lse, a, plan, None, None)
+        results.settle_infinite(lse, a, plan, None, None)
         return out, lse
     return _run(plan, a, scale, log, return_lse, out, workers, where, lengths)
-
-
-def fagg_packed(
-    a: npt.ArrayLike,
-    offsets: npt.ArrayLike,
-    *,
-    scale: float = 1.0,
-    log: bool = False,
-    return_lse: bool = False,
-    out: npt.NDArray[Any] | None = None,
-    workers: int | None = None,
-) -> Any:
-    """Aggregate the logits of ragged batch rows that are packed one after the other, without padding.
-
-    Row b is ``a[offsets[b]:offsets[b + 1]]``, and may be empty.
-
-    Parameters
-    ----------
-    a : array_like
-        Logits (T, N, H): the tokens of all rows on the first axis, and any
-        number of axes that are summed over. Dtypes and strides as in `fagg`.
-    offsets : array_like of int
-        (B + 1,) integers that rise, not strictly, from 0 to T.
-    scale, log, return_lse, workers
-        As in `fagg`.
-    out : numpy.ndarray, optional
-        Written in full and returned; (T,), of the result's dtype.
-
-    Returns
-    -------
-    alpha : numpy.ndarray
-        (T,): the weights of each row sum to 1.
-    lse : numpy.ndarray
-        With `return_lse`: (B,), -inf for a row that holds nothing.
-
-    Raises
-    ------
-    TypeError
-        For offsets that are no integers, and as `fagg` does.
-    ValueError
-        For offsets of another shape, that fall, that do not begin at 0 or do
-        not end at T, and as `fagg` does. Nothing is written before.
-
-    See Also
-    --------
-    fagg : The same for padded rows, with `lengths`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import nbfagg
-    >>> a = np.log(np.array([[1.0], [3.0], [2.0], [2.0], [4.0]]))  # five tokens
-    >>> nbfagg.fagg_packed(a, [0, 2, 2, 5]).round(6)  # rows of two, none and three
-    array([0.25, 0.75, 0.25, 0.25, 0.5 ])
-    """
-    a = inputs.as_array(a)
-    scale, widened = inputs.as_scale(scale, a.dtype)
-    log = inputs.as_flag("log", log)
-    return_lse = inputs.as_flag("return_lse", return_lse)
-    given_offsets = offsets
-    offsets = inputs.as_offsets(offsets, a.shape)
-    if workers is not None:
-        workers = inputs.as_workers(workers)
-    one = a[np.newaxis]
-    plan = inputs.plan_for(one.shape, one.strides, a.dtype, a.flags.aligned, 0, 1, log, widened, None, True)
-    if out is not None:
-        inputs.check_packed_out(out, a, plan, offsets=given_offsets)
-    alpha = out if out is not None and out.flags.carray and plan.kind == plan.dtype else None
-    if alpha is None:
-        alpha = np.empty(len(a), plan.kind)
-    lse = np.empty(len(offsets) - 1, plan.kind) if return_lse else None
-    if plan.way == "empty":
-        alpha.fill(-math.inf if log else 0.0)
-        if lse is not None:
-            lse.fill(-math.inf)
-    else:
-        _launch().run_packed(plan, a, offsets, scale, log, alpha, lse, workers)
-    result = _of_type(alpha, plan.dtype)
-    if out is not None:
-        if result is not out:
-            np.copyto(out, result)
-        result = out
-    if lse is None:
-        return result
-    for row in np.flatnonzero(np.isposinf(lse)):
-        if np.isnan(a[offsets[row] : offsets[row + 1]]).any():
-            lse[row] = math.nan
-    return result, _lse_of_type(lse, plan)
 
 
 def fagg_vjp(
@@ -280,7 +207,8 @@ def fagg_vjp(
         well, being above 0; `grad` then has to be 0 for a token that holds
         nothing.)
     lse : array_like
-        The rows' log-sum-exp, as `fagg` gives it.
+        The rows' log-sum-exp, as `fagg` gives it: of its shape. Its values do not
+        matter, for exponentials are normalised by alpha, which is more exact.
     batch_axis, keep_axis, where, lengths, scale, log, workers
         As `fagg` was called with.
     return_lse : bool, default False
@@ -309,10 +237,11 @@ def fagg_vjp(
 
     Notes
     -----
-    Weights below 2**-180 (float64: 2**-1200) of their block's largest count as 0.
-    float32 gradients are within 4 ulp of the exact value relative to the largest
-    term of the formula, float64 ones within 6, to which the rounding of alpha adds
-    what it must: log alpha is off by |log alpha| times as much.
+    Weights below 2**-180 (float64: 2**-1200) of the largest among the tokens that
+    are read at a time count as 0. With alpha as `fagg` gives it, float32 gradients
+    are within 4 ulp of the exact value relative to the largest term of the formula,
+    float64 ones within 6. With `log` the rounding of log alpha, a number as large
+    as |log alpha|, adds |log alpha| / 2 ulp.
 
     Examples
     --------
@@ -337,14 +266,8 @@ def fagg_vjp(
         workers = inputs.as_workers(workers)
     axes = batch_axis, keep_axis, log, widened, None if where is None else where.strides, lengths is not None
     result = inputs.plan_for(a.shape, a.strides, a.dtype, a.flags.aligned, *axes)
-    of_lse = None
-    if return_lse:
-        if not isinstance(grad, tuple | list) or len(grad) != 2:
-            raise TypeError("fagg: grad with return_lse=True; want a pair, of alpha and of lse")
-        grad, of_lse = grad
-        of_lse = inputs.as_given("grad of lse", of_lse, result.batch_shape, a)
-    grad = inputs.as_given("grad", grad, result.shape, a)
-    alpha = inputs.as_given("alpha", alpha, result.shape, a)
+    grad, of_lse = inputs.as_gradients(grad, return_lse, result.shape, result.batch_shape, a)
+    alpha = inputs.as_weights(alpha, log, result.shape, a)
     lse = inputs.as_given("lse", lse, result.batch_shape, a)
     if out is None:
         out = np.empty_like(a, result.dtype, subok=False)
@@ -354,20 +277,28 @@ def fagg_vjp(
     plan = inputs.plan_for(a.shape, a.strides, a.dtype, a.flags.aligned, *axes, out.strides)
     if plan.way == "empty":
         return out
-    if log and not ((alpha >= 0.0).all() and (alpha > 0.0).any()):
-        # Of a token that holds nothing, no gradient counts.
-        nothing = alpha == -math.inf
-        if nothing.any():
-            grad = np.where(nothing, 0, grad)
-        with np.errstate(under="ignore"):
-            alpha = np.exp(alpha.astype(np.float64))
-    given = [
+    if log:
+        grad, alpha = without_log(grad, alpha)
+    given = (
         np.ascontiguousarray(grad.transpose(plan.inverse), plan.kind),
         np.ascontiguousarray(alpha.transpose(plan.inverse), plan.kind),
         None if of_lse is None else np.ascontiguousarray(of_lse, plan.kind),
-    ]
-    _launch().run_gradient(plan, a, scale, log, given, out, workers, where, lengths)
+    )
+    launcher().run_gradient(plan, a, scale, log, given, out, workers, where, lengths)
     return out
+
+
+def without_log(grad: npt.NDArray[Any], alpha: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Give the gradient of log alpha as it counts, and alpha, from its logarithm or as it is."""
+    # A logarithm is never above 0, and weights that are all 0 belong to rows without a gradient.
+    if (alpha > 0.0).any():
+        return grad, alpha
+    # Of a token that holds nothing, no gradient counts.
+    nothing = alpha == -math.inf
+    if nothing.any():
+        grad = np.where(nothing, 0, grad)
+    with np.errstate(under="ignore"):
+        return grad, np.exp(alpha.astype(np.float64))
 
 
 def _included(
@@ -411,7 +342,7 @@ def warmup(dtypes: str | tuple[str, ...] = ("float32",)) -> None:
 
 
 @functools.cache
-def _launch() -> ModuleType:
+def launcher() -> ModuleType:
     """Import what starts kernels, and Numba with it, at the first call."""
     from nbfagg.cpu import launch
 
@@ -444,53 +375,13 @@ def _run(
         if lse is not None:
             lse.fill(-math.inf)
     else:
-        _launch().run(plan, a, scale, log, alpha, lse, workers, where, lengths)
-    result = _of_type(alpha, plan.dtype).transpose(plan.layout)
+        launcher().run(plan, a, scale, log, alpha, lse, workers, where, lengths)
+    result = results.of_type(alpha, plan.dtype).transpose(plan.layout)
     if out is not None:
         if not direct:
             np.copyto(out, result)
         result = out
     if lse is None:
         return result
-    _settle_infinite(lse, a, plan, where, lengths)
-    return result, _lse_of_type(lse, plan)
-
-
-def _lse_of_type(lse: npt.NDArray[Any], plan: Plan) -> npt.NDArray[Any]:
-    """Round to the result's type; of half precision, lse stays float32."""
-    return _of_type(lse, plan.dtype) if plan.dtype.itemsize > 2 else lse
-
-
-def _of_type(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Round to a type that may be narrower than that of the arithmetic."""
-    if array.dtype == dtype:
-        return array
-    if dtype.itemsize == 2 and array.itemsize == 4 and array.size > 64 and array.flags.c_contiguous:
-        half: npt.NDArray[Any] = _launch().rounded(array, dtype)
-        return half
-    with np.errstate(all="ignore"):
-        return array.astype(dtype)
-
-
-def _settle_infinite(
-    lse: npt.NDArray[Any],
-    a: npt.NDArray[Any],
-    plan: Plan,
-    where: npt.NDArray[np.bool_] | None,
-    lengths: npt.NDArray[np.int64] | None,
-) -> None:
-    """Make lse NaN in rows that hold a NaN beside +inf: the kernels look for the larger of the two only."""
-    infinite = lse == math.inf
-    if not np.count_nonzero(infinite):
-        return
-    for place in np.argwhere(infinite):
-        index: list[Any] = [slice(None)] * a.ndim
-        for axis, number in zip(plan.batch_axes, place, strict=True):
-            index[axis] = number
-        if lengths is not None:
-            (axis,) = plan.keep_axes
-            index[axis] = slice(lengths[place[0]])
-        row = a[tuple(index)]
-        included = True if where is None else where[tuple(index)]
-        if np.any(np.isnan(row), where=included):
-            lse[tuple(place)] = math.nan
+    results.settle_infinite(lse, a, plan, where, lengths)
+    return result, results.lse_of_type(lse, plan)

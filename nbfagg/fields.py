@@ -84,15 +84,16 @@ AXIS_FIELDS = 4
     SHARED,  # of the workspace that all threads share
     OFFSETS,  # packed rows: address of their offsets
     PITCH,  # bytes from one token to the next
+    OUT_PITCH,  # the same of the result or the gradient
     MOST,  # tokens of a row that is taken whole
     CUTS,  # address of each task's first row
     ROW_TASK,  # of the function that takes one of them
-) = range(16)
-GIVEN = 16  # a gradient's: addresses of the gradient of alpha, of alpha, of the gradient of lse or 0
-LAW = 19  # scalar.Law, five float64
-ARGUMENTS = 24
+) = range(17)
+GIVEN = 17  # a gradient's: addresses of the gradient of alpha, of alpha, of the gradient of lse or 0
+LAW = 20  # scalar.Law, five float64
+ARGUMENTS = 25
 # As Python writes it.
-ARGUMENTS_FORMAT = "=6qd9q3q5d"
+ARGUMENTS_FORMAT = "=6qd10q3q5d"
 
 # Up to this many terms a token's exponentials go through a scratch area and are
 # summed for a vector of tokens at once; above it each token sums its own vectors.

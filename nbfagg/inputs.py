@@ -1,4 +1,4 @@
-"""What a user passes, checked. Nothing past this file raises on user input.
+"""What a user passes, checked: past this file nothing raises on what `fagg` and its kin are given.
 
 Every error names the argument, what came and what is wanted.
 """
@@ -27,30 +27,30 @@ def as_array(a: Any) -> npt.NDArray[Any]:
     """Give `a` as a plain array of a dtype that can be aggregated."""
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError(
-            "fagg: a is a masked array; want its data, and where=~mask to leave the masked ones out"
+            "nbfagg: a is a masked array; want its data (fagg leaves out what where=~mask does not include)"
         )
     if isinstance(a, np.matrix):
-        raise TypeError("fagg: a is a numpy.matrix; want an array, as np.asarray(a) gives it")
+        raise TypeError("nbfagg: a is a numpy.matrix; want an array, as np.asarray(a) gives it")
     if not isinstance(a, np.ndarray):
         origin = type(a).__module__.partition(".")[0]
         if origin in ("torch", "cupy", "dask", "jax", "jaxlib", "xarray", "tensorflow", "numba"):
             raise TypeError(
-                f"fagg: a is a {origin} {type(a).__name__}, not taken by this version; want a NumPy array"
+                f"nbfagg: a is a {origin} {type(a).__name__}, not taken by this version; want a NumPy array"
             )
         try:
             a = np.asarray(a)
         except ValueError as error:
             raise TypeError(
-                f"fagg: a is a {type(a).__name__} that makes no array ({error}); want numbers"
+                f"nbfagg: a is a {type(a).__name__} that makes no array ({error}); want numbers"
             ) from None
     array: npt.NDArray[Any] = a
     if format_of(array.dtype) < 0:
         raise TypeError(
-            f"fagg: a of shape {a.shape} has dtype {a.dtype}; "
+            f"nbfagg: a of shape {a.shape} has dtype {a.dtype}; "
             "want float16, bfloat16, float32, float64, an integer or a boolean"
         )
     if a.ndim == 0:
-        raise ValueError("fagg: a is a scalar; want an array of rank 1 or more")
+        raise ValueError("nbfagg: a is a scalar; want an array of rank 1 or more")
     return array
 
 
@@ -62,12 +62,12 @@ def _axes(name: str, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
         try:
             index = operator.index(axis)
         except TypeError:
-            raise TypeError(f"fagg: {name}={axes!r} for a of shape {shape}; {wanted}") from None
+            raise TypeError(f"nbfagg: {name}={axes!r} for a of shape {shape}; {wanted}") from None
         if not -len(shape) <= index < len(shape):
-            raise ValueError(f"fagg: {name}={axes!r} is out of range for a of shape {shape}; {wanted}")
+            raise ValueError(f"nbfagg: {name}={axes!r} is out of range for a of shape {shape}; {wanted}")
         result.append(index % len(shape))
     if len(set(result)) < len(result):
-        raise ValueError(f"fagg: {name}={axes!r} repeats an axis of a of shape {shape}; {wanted}")
+        raise ValueError(f"nbfagg: {name}={axes!r} repeats an axis of a of shape {shape}; {wanted}")
     return tuple(result)
 
 
@@ -90,13 +90,13 @@ def plan_for(
     keep = _axes("keep_axis", keep_axis, shape)
     if set(batch) & set(keep):
         raise ValueError(
-            f"fagg: batch_axis={batch_axis!r} and keep_axis={keep_axis!r} share an axis; "
+            f"nbfagg: batch_axis={batch_axis!r} and keep_axis={keep_axis!r} share an axis; "
             f"a has shape {shape}, want each axis in one of them at most"
         )
     if limited and (len(batch) != 1 or len(keep) != 1):
         raise ValueError(
-            f"fagg: lengths with batch_axis={batch_axis!r} and keep_axis={keep_axis!r}, a has shape {shape}; "
-            "want one batch axis and one kept axis, or a mask (where) instead"
+            f"nbfagg: lengths with batch_axis={batch_axis!r} and keep_axis={keep_axis!r}, a has shape {shape}"
+            "; want one batch axis and one kept axis, or a mask (where) instead"
         )
     batch, keep = tuple(sorted(batch)), tuple(sorted(keep))
     return make_plan(shape, strides, dtype, aligned, batch, keep, log, widened, mask, limited, out)
@@ -120,18 +120,18 @@ def as_scale(scale: Any, dtype: np.dtype[Any]) -> tuple[float, bool]:
     given = scale
     if isinstance(scale, np.ndarray):
         if scale.ndim:
-            raise TypeError(f"fagg: scale is an array of shape {scale.shape}; {wanted}")
+            raise TypeError(f"nbfagg: scale is an array of shape {scale.shape}; {wanted}")
         scale = scale[()]
     if isinstance(scale, bool | np.bool_) or not isinstance(scale, numbers.Real):
-        raise TypeError(f"fagg: scale={given!r}; {wanted}")
+        raise TypeError(f"nbfagg: scale={given!r}; {wanted}")
     try:
         value = float(scale)
     except OverflowError:
         value = math.inf
     if not 0.0 < value < math.inf:
-        raise ValueError(f"fagg: scale={given!r}; {wanted}")
+        raise ValueError(f"nbfagg: scale={given!r}; {wanted}")
     if not SCALES_F64[0] <= value <= SCALES_F64[1]:
-        raise ValueError(f"fagg: scale={given!r}; want one from 2**-900 to 2**900")
+        raise ValueError(f"nbfagg: scale={given!r}; want one from 2**-900 to 2**900")
     narrow = dtype.kind not in "iub" and dtype.itemsize <= 4
     return value, narrow and not SCALES_F32[0] <= value <= SCALES_F32[1]
 
@@ -142,16 +142,16 @@ def as_flag(name: str, value: Any) -> bool:
         return value
     if isinstance(value, np.bool_ | int):
         return bool(value)
-    raise TypeError(f"fagg: {name} is a {type(value).__name__}; want True or False")
+    raise TypeError(f"nbfagg: {name} is a {type(value).__name__}; want True or False")
 
 
 def as_dtypes(dtypes: Any) -> list[np.dtype[Any]]:
     """Give the dtypes that kernels are to be made ready for."""
-    names = [dtypes] if isinstance(dtypes, str | type | np.dtype) else dtypes
-    found = []
+    names = dtypes if isinstance(dtypes, tuple | list) else [dtypes]
+    found: list[np.dtype[Any]] = []
     for name in names:
         try:
-            dtype = np.dtype(name)
+            dtype: np.dtype[Any] = np.dtype(name)
         except TypeError:
             dtype = np.dtype(object)
         if format_of(dtype) < 0:
@@ -167,21 +167,23 @@ def as_workers(workers: Any) -> int | None:
     try:
         count = operator.index(workers)
     except TypeError:
-        raise TypeError(f"fagg: workers={workers!r}; want None or an int other than 0") from None
+        raise TypeError(f"nbfagg: workers={workers!r}; want None or an int other than 0") from None
     cpus = os.cpu_count() or 1
     if count < 0:
         count += 1 + cpus
     if count <= 0:
-        raise ValueError(f"fagg: workers={workers!r}; want None, 1 or more, or -{cpus} to -1")
+        raise ValueError(f"nbfagg: workers={workers!r}; want None, 1 or more, or -{cpus} to -1")
     return count
 
 
 def _array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
     """Give an argument as an array."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"nbfagg: {name} is a masked array, whose mask would be lost; {wanted}")
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise TypeError(f"fagg: {name} makes no array ({error}); {wanted}") from None
+        raise TypeError(f"nbfagg: {name} makes no array ({error}); {wanted}") from None
 
 
 def as_mask(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -189,11 +191,12 @@ def as_mask(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     wanted = f"want booleans that broadcast to a of shape {shape}, True to include"
     mask = _array("where", where, wanted)
     if mask.dtype != np.bool_:
-        raise TypeError(f"fagg: where has dtype {mask.dtype}; {wanted}")
+        raise TypeError(f"nbfagg: where has dtype {mask.dtype}; {wanted}")
     try:
         return np.broadcast_to(mask, shape)
     except ValueError:
-        raise ValueError(f"fagg: where has shape {mask.shape}; {wanted}") from None
+        hint = " (an axis of size 1 for each that it does not tell apart)" if mask.ndim < len(shape) else ""
+        raise ValueError(f"nbfagg: where has shape {mask.shape}; {wanted}{hint}") from None
 
 
 def as_lengths(
@@ -202,18 +205,18 @@ def as_lengths(
     """Give the lengths of the rows as int64 in one piece."""
     batch, keep = _axes("batch_axis", batch_axis, shape), _axes("keep_axis", keep_axis, shape)
     given = _array("lengths", lengths, "want integers")
-    if given.dtype.kind not in "iu":
-        raise TypeError(f"fagg: lengths has dtype {given.dtype}; want integers")
+    if given.dtype.kind not in "iu" and given.size:
+        raise TypeError(f"nbfagg: lengths has dtype {given.dtype}; want integers")
     if len(batch) == len(keep) == 1:
         rows, tokens = shape[batch[0]], shape[keep[0]]
         if given.shape != (rows,):
             raise ValueError(
-                f"fagg: lengths has shape {given.shape}; want ({rows},), one for each batch row of a of "
+                f"nbfagg: lengths has shape {given.shape}; want ({rows},), one for each batch row of a of "
                 f"shape {shape}"
             )
         if rows and (given.min() < 0 or given.max() > tokens):
             raise ValueError(
-                f"fagg: lengths from {given.min()} to {given.max()}; want 0 to {tokens}, the size of "
+                f"nbfagg: lengths from {given.min()} to {given.max()}; want 0 to {tokens}, the size of "
                 f"the kept axis of a of shape {shape}"
             )
     return np.ascontiguousarray(given, np.int64)
@@ -224,15 +227,15 @@ def as_offsets(offsets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     wanted = f"want (B + 1,) integers that rise from 0 to {shape[0]}, the tokens of a of shape {shape}"
     given = _array("offsets", offsets, wanted)
     if given.dtype.kind not in "iu":
-        raise TypeError(f"fagg: offsets has dtype {given.dtype}; {wanted}")
+        raise TypeError(f"nbfagg: offsets has dtype {given.dtype}; {wanted}")
     if given.ndim != 1 or given.size == 0:
-        raise ValueError(f"fagg: offsets has shape {given.shape}; {wanted}")
+        raise ValueError(f"nbfagg: offsets has shape {given.shape}; {wanted}")
     if given[0] != 0 or given[-1] != shape[0]:
-        raise ValueError(f"fagg: offsets from {given[0]} to {given[-1]}; {wanted}")
+        raise ValueError(f"nbfagg: offsets from {given[0]} to {given[-1]}; {wanted}")
     falls = np.flatnonzero(given[1:] < given[:-1])
     if falls.size:
         row = int(falls[0])
-        raise ValueError(f"fagg: offsets[{row + 1}]={given[row + 1]} after {given[row]}; {wanted}")
+        raise ValueError(f"nbfagg: offsets[{row + 1}]={given[row + 1]} after {given[row]}; {wanted}")
     return np.ascontiguousarray(given, np.int64)
 
 
@@ -246,7 +249,7 @@ def _check_apart(out: npt.NDArray[Any], **others: Any) -> None:
     for name, other in others.items():
         if isinstance(other, np.ndarray) and _overlap(out, other):
             raise ValueError(
-                f"fagg: out of shape {out.shape} shares memory with {name}; want memory of its own"
+                f"nbfagg: out of shape {out.shape} shares memory with {name}; want memory of its own"
             )
 
 
@@ -262,23 +265,23 @@ def check_gradient_out(out: Any, a: npt.NDArray[Any], dtype: np.dtype[Any], **ot
     itself = out.ctypes.data == a.ctypes.data and out.strides == a.strides and out.dtype == a.dtype
     if not itself and _overlap(out, a):
         raise ValueError(
-            f"fagg: out of shape {out.shape} shares memory with a otherwise than element by element; want a "
-            "itself, or memory of its own"
+            f"nbfagg: out of shape {out.shape} shares memory with a otherwise than element by element; want "
+            "a itself, or memory of its own"
         )
     _check_apart(out, **others)
 
 
 def _check_place(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.NDArray[Any]) -> None:
     """Refuse what is not an array of this shape and dtype that can be written."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"fagg: out is a {type(out).__name__}; want a NumPy array")
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"nbfagg: out is a {type(out).__name__}; want a NumPy array")
     if out.shape != shape or out.dtype != dtype:
         wanted = f"want shape {shape} and dtype {dtype} for a of shape {a.shape}"
         if out.shape != shape:
-            raise ValueError(f"fagg: out has shape {out.shape}; {wanted}")
-        raise TypeError(f"fagg: out has dtype {out.dtype}; {wanted}")
+            raise ValueError(f"nbfagg: out has shape {out.shape}; {wanted}")
+        raise TypeError(f"nbfagg: out has dtype {out.dtype}; {wanted}")
     if not out.flags.writeable:
-        raise ValueError(f"fagg: out of shape {out.shape} is not writeable; want an array that is")
+        raise ValueError(f"nbfagg: out of shape {out.shape} is not writeable; want an array that is")
     # Sufficient for places of one's own: each axis steps over all that the shorter steps cover.
     covered = out.itemsize
     for stride, size in sorted(
@@ -286,20 +289,46 @@ def _check_place(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.
     ):
         if out.size and stride < covered:
             raise ValueError(
-                f"fagg: out of shape {out.shape} repeats its own elements (strides {out.strides}); want one "
-                "place for each"
+                f"nbfagg: out of shape {out.shape} repeats its own elements (strides {out.strides}); want "
+                "one place for each"
             )
         covered += (size - 1) * stride
+
+
+def as_weights(alpha: Any, log: bool, shape: tuple[int, ...], a: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Give alpha, or its logarithm, as it came with the logits."""
+    given = as_given("alpha", alpha, shape, a)
+    # One look: of logarithms hardly any is not below 0.
+    if not log and given.size and given.flat[0] < 0:
+        raise ValueError(
+            "nbfagg: alpha holds negative numbers; want weights, or their logarithms and log=True"
+        )
+    return given
 
 
 def as_given(name: str, value: Any, shape: tuple[int, ...], a: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Give what came with the logits of a result's shape: a gradient, alpha, lse."""
     given = _array(name, value, "want floating-point numbers")
     if format_of(given.dtype) < 0:
-        raise TypeError(f"fagg: {name} has dtype {given.dtype}; want floating-point numbers")
+        raise TypeError(f"nbfagg: {name} has dtype {given.dtype}; want floating-point numbers")
     if given.shape != shape:
-        raise ValueError(f"fagg: {name} has shape {given.shape}; want {shape} for a of shape {a.shape}")
+        raise ValueError(f"nbfagg: {name} has shape {given.shape}; want {shape} for a of shape {a.shape}")
     return given
+
+
+def as_gradients(
+    grad: Any, pair: bool, shape: tuple[int, ...], batch_shape: tuple[int, ...], a: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """Give the gradient of alpha, and that of lse if `grad` is a pair."""
+    of_lse = None
+    if pair:
+        if not isinstance(grad, tuple | list) or len(grad) != 2:
+            raise TypeError("nbfagg: grad with return_lse=True; want a pair, of alpha and of lse")
+        grad, of_lse = grad
+        of_lse = as_given("grad of lse", of_lse, batch_shape, a)
+    elif isinstance(grad, tuple) and len(grad) == 2 and np.ndim(grad[0]) != np.ndim(grad[1]):
+        raise TypeError("nbfagg: grad is a pair; want that of alpha alone, or return_lse=True")
+    return as_given("grad", grad, shape, a), of_lse
 
 
 def _overlap(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> bool:

@@ -58,9 +58,8 @@ class Plan:
     layout: tuple[int, ...]  # axes of (batch axes, kept axes) in the result's order
     dtype: np.dtype[Any]  # of the result
     kind: np.dtype[Any]  # of the arithmetic: float32 or float64
-    begin: tuple[
-        int, int, int
-    ]  # bytes from the first element to where the walk begins: logits, mask, gradient
+    # Bytes from the first element to where the walk begins: logits, mask, gradient.
+    begin: tuple[int, int, int]
     table: npt.NDArray[np.int64]
     address: int  # of the table
     tasks: int
@@ -413,10 +412,14 @@ def _ahead(
     return max(1, TILE // visited) * pitch
 
 
+# bfloat16 where ml_dtypes is not at hand, which has NumPy's own.
+BRAIN = np.dtype([("bfloat16", np.uint16)])
+
+
 @functools.cache
 def format_of(dtype: np.dtype[Any]) -> int:
     """Give the number of a format in KINDS, SWAPPED further on for the other byte order; -1 for any other."""
-    letter = "b" if dtype.name == "bfloat16" else "u" if dtype.kind == "b" else dtype.kind
+    letter = "b" if dtype.name == "bfloat16" or dtype == BRAIN else "u" if dtype.kind == "b" else dtype.kind
     name = f"{letter}{dtype.itemsize}"
     if name not in KINDS:
         return -1
@@ -494,10 +497,12 @@ def make_plan(
     )
 
 
-def packed_plan(a: npt.NDArray[Any], kind: np.dtype[Any], log: bool) -> Plan:
+def packed_plan(
+    a: npt.NDArray[Any], kind: np.dtype[Any], log: bool, out: tuple[int, ...] | None = None
+) -> Plan:
     """Plan the walk over one row (a batch of one) of packed rows, in arithmetic of this kind."""
     widened = kind.itemsize == 8 and a.dtype.itemsize < 8 and a.dtype.kind not in "iub"
-    return make_plan(a.shape, a.strides, a.dtype, a.flags.aligned, (0,), (1,), log, widened, None, True)
+    return make_plan(a.shape, a.strides, a.dtype, a.flags.aligned, (0,), (1,), log, widened, None, True, out)
 
 
 def _c_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:

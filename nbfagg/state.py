@@ -1,4 +1,4 @@
-"""What is known of logits seen so far: mergeable, in any order, and finished at any time.
+"""What is known of logits seen so far: mergeable, chunks of summed axes in any order, finished at any time.
 
 A state holds, for each (batch row, token), the largest logit and the sum of
 exponentials relative to that maximum's reference point (scalar.py), as an
@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from nbfagg import inputs
+from nbfagg import inputs, results
+from nbfagg.frameworks import adapter, by_name
 from nbfagg.plan import law_of, make_plan
 
 
@@ -22,7 +23,7 @@ from nbfagg.plan import law_of, make_plan
 class State:
     """The aggregation of a part of the logits, to be merged with that of others.
 
-    Make one with `State.of`. The result of `merge` is new; nothing changes a state.
+    Make one with `State.of`. The result of `merge` is new; no method changes a state.
 
     Attributes
     ----------
@@ -38,6 +39,8 @@ class State:
         Of the arithmetic that the logits were taken in.
     scale : float
         What multiplies the logits.
+    framework : str
+        Whose arrays `finalize` and `lse` give: "numpy" or "torch".
 
     See Also
     --------
@@ -61,6 +64,7 @@ class State:
     dtype: np.dtype[Any]
     kind: np.dtype[Any]
     scale: float = 1.0
+    framework: str = "numpy"
 
     @classmethod
     def of(
@@ -79,7 +83,8 @@ class State:
         Parameters
         ----------
         a : array_like
-            Logits, as `nbfagg.fagg` takes them.
+            Logits, as `nbfagg.fagg` takes them. A tensor that requires grad is
+            refused: no gradient passes through a state.
         batch_axis, keep_axis, where, lengths, scale, workers
             As in `nbfagg.fagg`; mask and lengths are those of the chunk.
 
@@ -94,6 +99,17 @@ class State:
         TypeError, ValueError
             As `nbfagg.fagg` does.
         """
+        framework = adapter(a)
+        if framework is not None:
+            return framework.state_of(
+                a,
+                batch_axis=batch_axis,
+                keep_axis=keep_axis,
+                where=where,
+                lengths=lengths,
+                scale=scale,
+                workers=workers,
+            )
         a = inputs.as_array(a)
         scale, widened = inputs.as_scale(scale, a.dtype)
         batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)
@@ -124,7 +140,7 @@ class State:
                 plan, a, scale, False, np.empty(plan.shape, plan.kind), cells,
                 inputs.as_workers(workers), mask, counts, apart=True,
             )  # fmt: skip
-            _settle_infinite(cells, a, both, mask)
+            results.settle_infinite_cells(cells, a, both, mask)
         batch_dims = tuple(both.index(axis) for axis in result.batch_axes)
         return cls(cells, batch_dims, result.dtype, plan.kind, scale)
 
@@ -191,7 +207,7 @@ class State:
             )
         return kept[0]
 
-    def finalize(self, log: bool = False) -> npt.NDArray[Any]:
+    def finalize(self, log: bool = False) -> Any:
         """Give what `nbfagg.fagg` would of all the logits taken in; the state stays as it is.
 
         Parameters
@@ -201,15 +217,22 @@ class State:
 
         Returns
         -------
-        numpy.ndarray
-            Of the state's shape and dtype.
+        numpy.ndarray or torch.Tensor
+            Of the state's shape and dtype: that of `nbfagg.fagg` within the last
+            bits, for sums were taken in another order.
         """
-        return self._finish(bool(log))[0]
+        return self._given_back(self._finish(inputs.as_flag("log", log))[0])
 
     @property
-    def lse(self) -> npt.NDArray[Any]:
+    def lse(self) -> Any:
         """Each batch row's natural log-sum-exp of ``scale * a``, of at least float32."""
-        return self._finish(False)[1]
+        return self._given_back(self._finish(False)[1])
+
+    def _given_back(self, array: npt.NDArray[Any]) -> Any:
+        """Give a result in the form in which the logits came."""
+        if self.framework == "numpy":
+            return array
+        return by_name(self.framework).to_tensor(array)
 
     def _finish(self, log: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Give weights (or their logarithms) and the log-sum-exp."""
@@ -228,7 +251,7 @@ class State:
         with np.errstate(all="ignore"):
             if self.dtype != self.kind:
                 alpha = alpha.astype(self.kind)
-            weights = np.asarray(alpha, self.dtype, order="C")
+            weights = np.asarray(results.of_type(alpha, self.dtype), order="C")
             lse_dtype = self.dtype if self.dtype.itemsize > 2 else np.dtype(np.float32)
             return weights, lse.reshape(batch_shape).astype(lse_dtype)
 
@@ -238,19 +261,3 @@ def _inside(lengths: npt.NDArray[np.int64], shape: tuple[int, ...], turned: bool
     tokens = np.arange(shape[0] if turned else shape[1])
     inside = tokens[:, np.newaxis] < lengths if turned else tokens < lengths[:, np.newaxis]
     return np.ascontiguousarray(inside, np.int64)
-
-
-def _settle_infinite(
-    cells: npt.NDArray[np.float64],
-    a: npt.NDArray[Any],
-    axes: tuple[int, ...],
-    mask: npt.NDArray[np.bool_] | None,
-) -> None:
-    """Mark the cells that hold a NaN beside +inf: the kernels look for the larger of the two only."""
-    for place in np.argwhere(np.isposinf(cells[..., 0])):
-        index: list[Any] = [slice(None)] * a.ndim
-        for axis, number in zip(axes, place, strict=True):
-            index[axis] = number
-        included = True if mask is None else mask[tuple(index)]
-        if np.any(np.isnan(a[tuple(index)]), where=included):
-            cells[tuple(place)] = -math.inf, math.nan, 0.0

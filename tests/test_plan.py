@@ -11,7 +11,7 @@ from ways import WAYS, Way
 
 import nbfagg
 from nbfagg import fields, inputs, plan
-from nbfagg.cpu import launch
+from nbfagg.cpu import launch, team
 from nbfagg.cpu.tasks import Task
 
 # What the head of the plan's table says of a way. Numbers of more than one are told by a tuple (least, most).
@@ -187,12 +187,12 @@ def test_a_shared_maximum_is_not_used_for_logarithms():
 
 
 def test_threads_are_worth_their_while():
-    assert launch.threads(None, plan.SERIAL) == launch.threads(64, plan.SERIAL) == 1
-    assert launch.threads(1, 1 << 40) == 1
+    assert team.size(None, plan.SERIAL) == team.size(64, plan.SERIAL) == 1
+    assert team.size(1, 1 << 40) == 1
     most = numba.config.NUMBA_NUM_THREADS
-    assert launch.threads(None, 1 << 40) == numba.get_num_threads()
-    assert launch.threads(10_000, 1 << 40) == most
-    assert all(launch.threads(most, n * plan.SERIAL) <= max(1, n) for n in range(1, 20))
+    assert team.size(None, 1 << 40) == numba.get_num_threads()
+    assert team.size(10_000, 1 << 40) == most
+    assert all(team.size(most, n * plan.SERIAL) <= max(1, n) for n in range(1, 20))
 
 
 @needs_threads

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections.abc import Iterator
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from nbfagg import fields
-from nbfagg.cpu import drive
-from nbfagg.plan import SERIAL, TASK, Plan, format_of, law_of, packed_plan, row_space
+from nbfagg.cpu import drive, team
+from nbfagg.cpu.tasks import Task
+from nbfagg.plan import TASK, Plan, format_of, law_of, packed_plan, row_space
 
 # Whole rows are shared out while each thread gets this many tasks; fewer would
 # wait for the last one, so the parts of rows are shared instead.
@@ -20,6 +21,12 @@ TASKS_A_THREAD = 4
 # A workspace up to this size is kept for the thread's next call: fresh pages
 # cost 0.1 us a KiB.
 KEPT_BYTES = 4 * 1024 * 1024
+
+# Workspace of a thread that writes gradients.
+GRADIENT_BYTES = 8 * fields.GRADIENT_ROOM + fields.SCRATCH_BYTES
+
+# The gradient of alpha, alpha, and the gradient of lse or None.
+Given = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | None]
 
 _ARGUMENTS = struct.Struct(fields.ARGUMENTS_FORMAT)
 
@@ -39,16 +46,6 @@ def _workspace(nbytes: int) -> tuple[npt.NDArray[np.uint8], int]:
     if nbytes <= KEPT_BYTES:
         _local.workspace = result
     return result
-
-
-def threads(workers: int | None, nbytes: int) -> int:
-    """Give how many threads an array of this size is worth, at most `workers`."""
-    if nbytes <= SERIAL:
-        return 1
-    most: int = numba.get_num_threads()
-    if workers is not None:
-        most = min(workers, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # set at run time
-    return max(1, min(most, nbytes // SERIAL))
 
 
 def run_small(
@@ -101,7 +98,7 @@ class _Call:
         thread_bytes: int,
         shared_bytes: int = 0,
         count: int,
-        packed: tuple[int, ...] = (0,) * 5,
+        packed: tuple[int, ...] = (0,) * 6,
         given: tuple[int, ...] = (0,) * 3,
     ) -> None:
         self.count = count
@@ -126,22 +123,18 @@ class _Call:
             *law_of(scale, plan.kind),
         )
 
-    def do(self, task: Any, tasks: int) -> None:
+    def do(self, task: Task, tasks: int) -> None:
         """Do all tasks of a kind."""
         function = task.address(self.like)
-        if self.count == 1:
-            drive.serial(function, self.arguments, self.threads, tasks)
-            return
-        before = numba.get_num_threads()
-        if before != self.count:
-            numba.set_num_threads(self.count)
-        try:
-            drive.parallel(
-                function, self.arguments, self.threads, tasks, self.queue, self.thread_bytes, self.count
-            )
-        finally:
-            if before != self.count:
-                numba.set_num_threads(before)
+        if self.count > 1:
+            with team.gathered(self.count) as may_start:
+                if may_start:
+                    drive.parallel(
+                        *(function, self.arguments, self.threads, tasks),
+                        *(self.queue, self.thread_bytes, self.count),
+                    )
+                    return
+        drive.serial(function, self.arguments, self.threads, tasks)
 
 
 def _places(
@@ -176,7 +169,7 @@ def run(
 
     If apart, `lse` receives each row's maximum, total, and what that lost, as float64.
     """
-    count = threads(workers, plan.nbytes)
+    count = team.size(workers, plan.nbytes)
     rows = int(plan.table[fields.RESULT_ROWS if plan.way == "nest" else fields.ROWS])
     parts = plan.way == "rows" and _shares_parts(plan, count)
     shared, mine = plan.parts_space if parts else plan.space
@@ -207,27 +200,31 @@ def run_gradient(
     a: npt.NDArray[Any],
     scale: float,
     log: bool,
-    given: list[npt.NDArray[Any] | None],
+    given: Given,
     out: npt.NDArray[Any],
     workers: int | None,
     mask: npt.NDArray[np.bool_] | None,
     lengths: npt.NDArray[np.int64] | None,
 ) -> None:
     """Write the gradient into `out` from those given: of alpha, alpha, and of lse or None."""
-    count = threads(workers, 2 * plan.nbytes)
+    count = team.size(workers, 2 * plan.nbytes)
     parts = _shares_parts(plan, count)
     call = _Call(
         *(plan, _places(plan, a, mask, lengths), scale, log, out.ctypes.data + plan.begin[2], None),
-        thread_bytes=8 * fields.GRADIENT_ROOM + fields.SCRATCH_BYTES,
+        thread_bytes=GRADIENT_BYTES,
         shared_bytes=16 * (plan.parts + int(plan.table[fields.ROWS])) if parts else 0,
         count=count,
-        given=tuple(0 if array is None else array.ctypes.data for array in given),
+        given=_addresses(given),
     )
     if parts:
         call.do(drive.gradient_dots, plan.parts)
         call.do(drive.gradient_part, plan.parts)
     else:
         call.do(drive.gradient_rows, plan.tasks)
+
+
+def _addresses(arrays: Given) -> tuple[int, ...]:
+    return tuple(0 if array is None else array.ctypes.data for array in arrays)
 
 
 def run_packed(
@@ -240,35 +237,87 @@ def run_packed(
     lse: npt.NDArray[Any] | None,
     workers: int | None,
 ) -> None:
-    """Aggregate packed rows into `out`, and their log-sum-exp into `lse`; the plan is that of one row of all.
+    """Aggregate packed rows into `out`, their log-sum-exp into `lse`; the plan is that of one row of all."""
+    packing = _Packing(plan, a, offsets, team.size(workers, plan.nbytes))
+    for row, begin, end in packing.long_rows():
+        one = a[np.newaxis, begin:end]
+        shared = packed_plan(one, plan.kind, log)
+        place = None if lse is None else lse[row : row + 1]
+        run(shared, one, scale, log, out[begin:end], place, workers)
+    if packing.longest or lse is not None:
+        call = _Call(
+            *(plan, _places(plan, a, None, None), scale, log, out.ctypes.data, lse),
+            thread_bytes=packing.own_bytes + row_space(plan, packing.longest),
+            count=packing.count,
+            packed=packing.arguments(out, drive.whole),
+        )
+        call.do(drive.packed, packing.tasks)
+
+
+def run_packed_gradient(
+    plan: Plan,
+    a: npt.NDArray[Any],
+    offsets: npt.NDArray[np.int64],
+    scale: float,
+    log: bool,
+    given: Given,
+    out: npt.NDArray[Any],
+    workers: int | None,
+) -> None:
+    """Write the gradient of packed rows into `out`; the plan is that of one row of all."""
+    packing = _Packing(plan, a, offsets, team.size(workers, 2 * plan.nbytes))
+    grad, alpha, of_lse = given
+    for row, begin, end in packing.long_rows():
+        one, target = a[np.newaxis, begin:end], out[np.newaxis, begin:end]
+        shared = packed_plan(one, plan.kind, log, target.strides)
+        of_row = None if of_lse is None else of_lse[row : row + 1]
+        mine = grad[begin:end], alpha[begin:end], of_row
+        run_gradient(shared, one, scale, log, mine, target, workers, None, None)
+    if packing.longest:
+        call = _Call(
+            *(plan, _places(plan, a, None, None), scale, log, out.ctypes.data + plan.begin[2], None),
+            thread_bytes=packing.own_bytes + GRADIENT_BYTES,
+            count=packing.count,
+            packed=packing.arguments(out, drive.gradient_rows),
+            given=_addresses(given),
+        )
+        call.do(drive.packed, packing.tasks)
+
+
+class _Packing:
+    """How packed rows are shared out.
 
     Rows so long that a thread with one of them would keep the others waiting
     are taken one by one, their parts shared; then the others, whole.
     """
-    count = threads(workers, plan.nbytes)
-    tokens = a.shape[0]
-    lengths = np.diff(offsets)
-    most = tokens if count == 1 else max(1, tokens // (TASKS_A_THREAD * count))
-    for row in np.flatnonzero(lengths > most):
-        one = a[np.newaxis, offsets[row] : offsets[row + 1]]
-        shared = packed_plan(one, plan.kind, log)
-        place = None if lse is None else lse[row : row + 1]
-        run(shared, one, scale, log, out[offsets[row] : offsets[row + 1]], place, workers)
-    longest = int(np.max(lengths, where=lengths <= most, initial=0))
-    if longest == 0 and lse is None:
-        return
-    # A task ends with the row in which its share of the tokens ends.
-    share = max(1, TASK * tokens // max(1, plan.nbytes))
-    ends = np.searchsorted(offsets, np.arange(share, tokens + share, share)).clip(max=len(lengths))
-    cuts = np.unique(np.concatenate(([0], ends, [len(lengths)]))).astype(np.int64)
-    own = _ARGUMENTS.size + 8 * plan.table.size
-    call = _Call(
-        *(plan, _places(plan, a, None, None), scale, log, out.ctypes.data, lse),
-        thread_bytes=own + row_space(plan, longest),
-        count=count,
-        packed=(
-            *(offsets.ctypes.data, a.strides[0], most, cuts.ctypes.data),
-            drive.whole.address(plan.like),
-        ),
-    )
-    call.do(drive.packed, len(cuts) - 1)
+
+    def __init__(self, plan: Plan, a: npt.NDArray[Any], offsets: npt.NDArray[np.int64], count: int) -> None:
+        tokens = a.shape[0]
+        self.plan, self.a, self.offsets, self.count = plan, a, offsets, count
+        self.lengths = np.diff(offsets)
+        self.most = tokens if count == 1 else max(1, tokens // (TASKS_A_THREAD * count))
+        self.longest = int(np.max(self.lengths, where=self.lengths <= self.most, initial=0))
+        # A task ends with the row in which its share of the tokens ends.
+        share = max(1, TASK * tokens // max(1, plan.nbytes))
+        rows = len(self.lengths)
+        ends = np.searchsorted(offsets, np.arange(share, tokens + share, share)).clip(max=rows)
+        self.cuts = np.unique(np.concatenate(([0], ends, [rows]))).astype(np.int64)
+        self.tasks = len(self.cuts) - 1
+        # Of a thread, for arguments and a table of its own.
+        self.own_bytes = _ARGUMENTS.size + 8 * plan.table.size
+
+    def long_rows(self) -> Iterator[tuple[int, int, int]]:
+        """Give the number of each long row, and where it begins and ends."""
+        for row in np.flatnonzero(self.lengths > self.most):
+            yield int(row), int(self.offsets[row]), int(self.offsets[row + 1])
+
+    def arguments(self, out: npt.NDArray[Any], task: Task) -> tuple[int, ...]:
+        """Give what packed.py reads beyond a row's own arguments."""
+        return (
+            self.offsets.ctypes.data,
+            self.a.strides[0],
+            out.strides[0],
+            self.most,
+            self.cuts.ctypes.data,
+            task.address(self.plan.like),
+        )

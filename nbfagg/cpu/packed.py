@@ -44,6 +44,13 @@ def fit(plan, table, tokens):
 
 
 @jit
+def move(arguments, target, field, distance):
+    """Write an address of the arguments, moved by so many bytes, to those of one row; 0 stays 0."""
+    address = argument(arguments, field)
+    poke(target + 8 * field, address + distance if address else 0)
+
+
+@jit
 def packed_rows(like, arguments, memory, number):
     """Take the rows of one task but for the long ones; arguments of their own, and a table, are in memory."""
     size = BYTES // lanes(like)
@@ -59,14 +66,15 @@ def packed_rows(like, arguments, memory, number):
     for row in range(peek(0, cuts), peek(0, cuts + 8)):
         start = peek(0, offsets + 8 * row)
         tokens = peek(0, offsets + 8 * row + 8) - start
-        here = lse + row * size if lse else 0
         if tokens == 0:
             if lse:
-                poke(here, type_as(like, -math.inf))
+                poke(lse + row * size, type_as(like, -math.inf))
         elif tokens <= most:
             fit(plan, table, tokens)
-            place = argument(arguments, fields.PLACE) + start * argument(arguments, fields.PITCH)
-            poke(memory + 8 * fields.PLACE, place)
-            poke(memory + 8 * fields.OUT, argument(arguments, fields.OUT) + start * size)
-            poke(memory + 8 * fields.LSE, here)
+            move(arguments, memory, fields.PLACE, start * argument(arguments, fields.PITCH))
+            move(arguments, memory, fields.OUT, start * argument(arguments, fields.OUT_PITCH))
+            move(arguments, memory, fields.LSE, row * size)
+            move(arguments, memory, fields.GIVEN, start * size)
+            move(arguments, memory, fields.GIVEN + 1, start * size)
+            move(arguments, memory, fields.GIVEN + 2, row * size)
             call(argument(arguments, fields.ROW_TASK), memory, rest, 0)

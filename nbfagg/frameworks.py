@@ -1,0 +1,22 @@
+"""Whose array is it? The type decides; no framework is imported that the caller has not."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+
+def adapter(a: Any) -> Any:
+    """Give the module that has `fagg` and its kin for the type of `a`; None for NumPy's."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(a, torch.Tensor):
+        from nbfagg import torch as adapted
+
+        return adapted
+    return None
+
+
+def by_name(name: str) -> Any:
+    """Give the module that has a framework's `fagg` and its kin."""
+    return importlib.import_module(f"nbfagg.{name}")

@@ -1,0 +1,164 @@
+"""`nbfagg.fagg` and its kin for PyTorch tensors.
+
+A call that no one differentiates, traces or maps goes straight to the NumPy
+form on the tensor's memory; any other becomes an operator (operators.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import nbfagg
+from nbfagg.torch.arrays import RESULT, check, check_logits, threads, to_array, to_plain, to_tensor
+from nbfagg.torch.transforms import are_active, operator
+
+
+def _is_eager(a: Tensor) -> bool:
+    """Say whether nothing watches a call on `a`: no derivative is wanted, nothing traces or maps it."""
+    return not (
+        torch.compiler.is_compiling()
+        or (a.requires_grad and torch.is_grad_enabled())
+        or type(a) not in (Tensor, torch.nn.Parameter)
+        or are_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def _axes(name: str, axes: Any, ndim: int) -> list[int]:
+    """Give axes as an operator takes them; the kernel's own checks come when it runs."""
+    return sorted(axis % ndim if -ndim <= axis < ndim else axis for axis in _as_tuple(axes))
+
+
+def _as_tuple(axes: Any) -> tuple[Any, ...]:
+    return tuple(axes) if isinstance(axes, tuple | list) else (axes,)
+
+
+def _tensor(name: str, value: Any, a: Tensor) -> Tensor | None:
+    """Give a mask, lengths or offsets as a tensor."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    check(name, value, a.device)
+    return value
+
+
+def _checked(a: Tensor, out: Any) -> None:
+    check_logits(a)
+    if out is not None and not isinstance(out, Tensor):
+        raise TypeError(f"nbfagg: out is a {type(out).__name__}; want a tensor, as a is one")
+
+
+def _no_gradient(name: str, *tensors: Any) -> None:
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors):
+        raise RuntimeError(
+            f"nbfagg: {name} does not support automatic differentiation, but an argument requires grad; "
+            "detach it, or call under torch.no_grad()"
+        )
+
+
+def _given_back(results: Any, return_lse: bool, out: Tensor | None) -> Any:
+    """Give an operator's results as `fagg` does."""
+    alpha, lse = results
+    if out is not None:
+        alpha = out.copy_(alpha)
+    return (alpha, lse) if return_lse else alpha
+
+
+def _check_out(out: Tensor, shape: list[int], a: Tensor) -> None:
+    """Refuse an out that cannot take the result, where a kernel does not see it."""
+    if list(out.shape) != shape:
+        raise ValueError(f"nbfagg: out has shape {tuple(out.shape)}; want {tuple(shape)}")
+    if out.dtype != RESULT[a.dtype]:
+        raise TypeError(f"nbfagg: out has dtype {out.dtype}; want {RESULT[a.dtype]}")
+
+
+def fagg(
+    a: Tensor,
+    *,
+    batch_axis: Any = 0,
+    keep_axis: Any = 1,
+    where: Any = None,
+    lengths: Any = None,
+    scale: float = 1.0,
+    log: bool = False,
+    return_lse: bool = False,
+    out: Tensor | None = None,
+    workers: int | None = None,
+) -> Any:
+    """Aggregate a tensor's logits, see `nbfagg.fagg`."""
+    _checked(a, out)
+    if out is not None:
+        _no_gradient("fagg with out=", a, out)
+    if _is_eager(a):
+        found = nbfagg.fagg(
+            to_array(a),
+            batch_axis=batch_axis,
+            keep_axis=keep_axis,
+            where=to_plain(where),
+            lengths=to_plain(lengths),
+            scale=scale,
+            log=log,
+            return_lse=return_lse,
+            out=None if out is None else to_array(out),
+            workers=threads(workers),
+        )
+        if not return_lse:
+            return to_tensor(found) if out is None else out
+        return to_tensor(found[0]) if out is None else out, to_tensor(found[1])
+    batch, keep = _axes("batch_axis", batch_axis, a.ndim), _axes("keep_axis", keep_axis, a.ndim)
+    if out is not None:
+        _check_out(out, [a.shape[i] for i in sorted([*batch, *keep])], a)
+    results = operator("fagg")(
+        a, batch, keep, _tensor("where", where, a), _tensor("lengths", lengths, a), scale, log, workers
+    )
+    return _given_back(results, return_lse, out)
+
+
+def fagg_packed(
+    a: Tensor,
+    offsets: Any,
+    *,
+    scale: float = 1.0,
+    log: bool = False,
+    return_lse: bool = False,
+    out: Tensor | None = None,
+    workers: int | None = None,
+) -> Any:
+    """Aggregate packed rows of a tensor's logits, see `nbfagg.fagg_packed`."""
+    _checked(a, out)
+    if out is not None:
+        _no_gradient("fagg_packed with out=", a, out)
+    if _is_eager(a):
+        found = nbfagg.fagg_packed(
+            to_array(a),
+            to_plain(offsets),
+            scale=scale,
+            log=log,
+            return_lse=return_lse,
+            out=None if out is None else to_array(out),
+            workers=threads(workers),
+        )
+        if not return_lse:
+            return to_tensor(found) if out is None else out
+        return to_tensor(found[0]) if out is None else out, to_tensor(found[1])
+    if out is not None:
+        _check_out(out, [a.shape[0]], a)
+    results = operator("fagg_packed")(a, _tensor("offsets", offsets, a), scale, log, workers)
+    return _given_back(results, return_lse, out)
+
+
+def state_of(a: Tensor, **keywords: Any) -> nbfagg.State:
+    """Take in a chunk of a tensor's logits, see `nbfagg.State.of`."""
+    check_logits(a)
+    _no_gradient("State.of", a)
+    plain = {name: to_plain(value) for name, value in keywords.items()}
+    plain["workers"] = threads(plain["workers"])
+    return dataclasses.replace(nbfagg.State.of(to_array(a), **plain), framework="torch")
