@@ -132,7 +132,6 @@ def fagg(
         keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
     log = inputs.as_flag("log", log)
     flags = a.flags
-    given_lengths = lengths
     if where is None and lengths is None:
         plan = inputs.plan_for(
             a.shape, a.strides, a.dtype, flags.aligned, batch_axis, keep_axis, log, widened
@@ -156,7 +155,7 @@ def fagg(
     if workers is not None:
         workers = inputs.as_workers(workers)
     if out is not None:
-        inputs.check_out(out, a, plan, where=where, lengths=given_lengths)
+        inputs.check_out(out, a, plan, where=where, lengths=lengths)
     in_place = out is None or (type(out) is np.ndarray and out.flags.carray)
     if plan.small and in_place and flags.writeable:
         out = np.empty(plan.shape, plan.kind) if out is None else out
@@ -259,7 +258,6 @@ def fagg_vjp(
     batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)
     keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
     log = inputs.as_flag("log", log)
-    given_lengths = lengths
     where, lengths = _included(a, batch_axis, keep_axis, where, lengths)
     return_lse = inputs.as_flag("return_lse", return_lse)
     if workers is not None:
@@ -273,7 +271,7 @@ def fagg_vjp(
         out = np.empty_like(a, result.dtype, subok=False)
     else:
         others = {"grad": grad, "grad of lse": of_lse, "alpha": alpha, "lse": lse, "where": where}
-        inputs.check_gradient_out(out, a, result.dtype, lengths=given_lengths, **others)
+        inputs.check_gradient_out(out, a, result.dtype, lengths=lengths, **others)
     plan = inputs.plan_for(a.shape, a.strides, a.dtype, a.flags.aligned, *axes, out.strides)
     if plan.way == "empty":
         return out

@@ -168,10 +168,12 @@ def as_workers(workers: Any) -> int | None:
         count = operator.index(workers)
     except TypeError:
         raise TypeError(f"nbfagg: workers={workers!r}; want None or an int other than 0") from None
+    if count > 0:
+        return count
+    # Asking takes 15 us.
     cpus = os.cpu_count() or 1
-    if count < 0:
-        count += 1 + cpus
-    if count <= 0:
+    count += 1 + cpus
+    if not 0 < count <= cpus:
         raise ValueError(f"nbfagg: workers={workers!r}; want None, 1 or more, or -{cpus} to -1")
     return count
 
@@ -300,9 +302,7 @@ def as_weights(alpha: Any, log: bool, shape: tuple[int, ...], a: npt.NDArray[Any
     given = as_given("alpha", alpha, shape, a)
     # One look: of logarithms hardly any is not below 0.
     if not log and given.size and given.flat[0] < 0:
-        raise ValueError(
-            "nbfagg: alpha holds negative numbers; want weights, or their logarithms and log=True"
-        )
+        raise ValueError("nbfagg: alpha holds negative numbers; want weights, or log=True")
     return given
 
 
@@ -326,7 +326,7 @@ def as_gradients(
             raise TypeError("nbfagg: grad with return_lse=True; want a pair, of alpha and of lse")
         grad, of_lse = grad
         of_lse = as_given("grad of lse", of_lse, batch_shape, a)
-    elif isinstance(grad, tuple) and len(grad) == 2 and np.ndim(grad[0]) != np.ndim(grad[1]):
+    elif isinstance(grad, tuple) and len(grad) == 2 and np.shape(grad[0]) == shape != np.shape(grad[1]):
         raise TypeError("nbfagg: grad is a pair; want that of alpha alone, or return_lse=True")
     return as_given("grad", grad, shape, a), of_lse
 

@@ -74,14 +74,13 @@ def fagg_packed(
     scale, widened = inputs.as_scale(scale, a.dtype)
     log = inputs.as_flag("log", log)
     return_lse = inputs.as_flag("return_lse", return_lse)
-    given_offsets = offsets
     offsets = inputs.as_offsets(offsets, a.shape)
     if workers is not None:
         workers = inputs.as_workers(workers)
     one = a[np.newaxis]
     plan = inputs.plan_for(one.shape, one.strides, a.dtype, a.flags.aligned, 0, 1, log, widened, None, True)
     if out is not None:
-        inputs.check_packed_out(out, a, plan, offsets=given_offsets)
+        inputs.check_packed_out(out, a, plan, offsets=offsets)
     alpha = out if out is not None and out.flags.carray and plan.kind == plan.dtype else None
     if alpha is None:
         alpha = np.empty(len(a), plan.kind)
@@ -163,7 +162,6 @@ def fagg_packed_vjp(
     scale, widened = inputs.as_scale(scale, a.dtype)
     log = inputs.as_flag("log", log)
     return_lse = inputs.as_flag("return_lse", return_lse)
-    given_offsets = offsets
     offsets = inputs.as_offsets(offsets, a.shape)
     if workers is not None:
         workers = inputs.as_workers(workers)
@@ -176,7 +174,7 @@ def fagg_packed_vjp(
     if out is None:
         out = np.empty_like(a, kind.dtype, subok=False)
     else:
-        others = {"grad": grad, "grad of lse": of_lse, "alpha": alpha, "lse": lse, "offsets": given_offsets}
+        others = {"grad": grad, "grad of lse": of_lse, "alpha": alpha, "lse": lse, "offsets": offsets}
         inputs.check_gradient_out(out, a, kind.dtype, **others)
     target = out[np.newaxis]
     plan = inputs.plan_for(

@@ -12,8 +12,8 @@ from nbfagg.plan import BRAIN, Plan
 
 
 def lse_of_type(lse: npt.NDArray[Any], plan: Plan) -> npt.NDArray[Any]:
-    """Round to the result's type; of half precision, lse stays float32."""
-    return of_type(lse, plan.dtype) if plan.dtype.itemsize > 2 else lse
+    """Round to the result's type; of half precision, to float32."""
+    return of_type(lse, plan.dtype if plan.dtype.itemsize > 2 else np.dtype(np.float32))
 
 
 def of_type(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

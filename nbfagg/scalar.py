@@ -56,9 +56,9 @@ def distance(old: float, new: float, law: Law) -> float:
 
 def log_distance(old: float, new: float, law: Law) -> float:
     """Give the natural logarithm of that factor; unlike `distance` it holds for any two finite maxima."""
-    return (shift(old, law) - shift(new, law)) * LN_2 + (origin(old, law) - origin(new, law)) * (
-        law[0] * LN_2
-    )
+    # Halves, since the distance of the two largest numbers is none.
+    apart = 0.5 * origin(old, law) - 0.5 * origin(new, law)
+    return (shift(old, law) - shift(new, law)) * LN_2 + 2.0 * (apart * (law[0] * LN_2))
 
 
 def two_to(exponent: int) -> float:

@@ -101,7 +101,7 @@ class State:
         """
         framework = adapter(a)
         if framework is not None:
-            return framework.state_of(
+            return framework.state_of(  # type: ignore[no-any-return]
                 a,
                 batch_axis=batch_axis,
                 keep_axis=keep_axis,

@@ -18,7 +18,7 @@ def refused(error, *parts, a=A, **keywords):
         nbfagg.fagg(a, **keywords)
     message = str(caught.value)
     assert type(caught.value) is error
-    assert message.startswith("fagg: ")
+    assert message.startswith("nbfagg: ")
     assert "\n" not in message
     for part in parts:
         assert part in message, message

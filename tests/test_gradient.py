@@ -858,3 +858,76 @@ def test_logarithms_near_the_smallest_number():
     alpha, lse = nbfagg.fagg(a, log=True, return_lse=True)
     got = nbfagg.fagg_vjp(np.array([[1.0, 0.0]]), a, alpha, lse, log=True)
     np.testing.assert_allclose(got[0, 1], -np.exp(-560.0), rtol=1e-12)
+
+
+BESIDE = {
+    "nothing": lambda row, grad: None,
+    "NaN": lambda row, grad: row.__setitem__((0, 0), NAN),
+    "+inf": lambda row, grad: row.__setitem__((0, 0), INF),
+    "-inf": lambda row, grad: row.__setitem__((0, 0), -INF),
+    "far off": lambda row, grad: row.__iadd__(3e15 if row.dtype == np.float64 else 3e7),
+    "a large gradient": lambda row, grad: grad.__imul__(1e250 if row.dtype == np.float64 else 1e20),
+}
+
+
+@both
+@every_dtype
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("shape", [(40, 3, 1), (40, 3, 4), (30, 5, 9), (8, 40, 64)])
+def test_rows_of_a_tile_do_not_show_in_each_other(shape, beside, dtype, log):
+    """Rows of every kind, each with the bits that it has alone, whatever lies in its tile."""
+    a = normal(shape, dtype)
+    far = 2e13 if dtype == np.float64 else 4e6
+    a[1::5] += far
+    a[2::5] -= far
+    a[3::5] *= 30
+    a[4, :, 0] -= 700 if dtype == np.float64 else 80
+    a[5, 1] = -INF
+    grad = normal(shape[:2], dtype, seed=1)
+    BESIDE[beside](a[0], grad[0])
+    alpha, lse = nbfagg.fagg(a, log=log, return_lse=True)
+    found = nbfagg.fagg_vjp(grad, a, alpha, lse, log=log)
+    for b in range(1, len(a)):
+        row = slice(b, b + 1)
+        alone = nbfagg.fagg_vjp(grad[row], a[row], alpha[row], lse[row], log=log)
+        assert alone.tobytes() == found[row].tobytes(), b
+
+
+@pytest.mark.parametrize("excluded", ["mask", "lengths", "-inf"])
+def test_what_a_neighbour_leaves_out_does_not_spoil_a_far_row(excluded):
+    a = np.float32([[[0], [0], [0]], [[-3e6], [-3e6 - 1], [-3e6 - 2]]])
+    keywords = {"mask": {"where": np.ones(a.shape, bool)}, "lengths": {"lengths": [1, 3]}, "-inf": {}}[
+        excluded
+    ]
+    if excluded == "mask":
+        keywords["where"][0, 1:] = False
+    if excluded == "-inf":
+        a[0, 1:] = -INF
+    alpha, lse = nbfagg.fagg(a, return_lse=True, **keywords)
+    found = nbfagg.fagg_vjp(np.float32([[1, 0, 0], [1, 0, 0]]), a, alpha, lse, **keywords)
+    np.testing.assert_allclose(found[1].ravel(), [0.222695, -0.162803, -0.059892], atol=1e-6)
+
+
+def test_weights_are_told_from_logarithms_beside_a_nan():
+    a = normal((3, 4, 2), np.float64)
+    a[2, 0, 0] = NAN
+    weights, lse = nbfagg.fagg(a, return_lse=True)
+    grad = normal((3, 4), np.float64, seed=1)
+    by_weights = nbfagg.fagg_vjp(grad, a, weights, lse, log=True)
+    by_logarithms = nbfagg.fagg_vjp(grad, a, nbfagg.fagg(a, log=True), lse, log=True)
+    np.testing.assert_allclose(by_weights[:2], by_logarithms[:2], rtol=1e-12)
+    assert np.isnan(by_weights[2]).all()
+
+
+def test_logarithms_that_are_taken_for_weights():
+    a = normal((3, 4, 2), np.float64)
+    log_alpha, lse = nbfagg.fagg(a, log=True, return_lse=True)
+    with pytest.raises(ValueError, match="alpha holds negative numbers; want weights, or log=True"):
+        nbfagg.fagg_vjp(log_alpha, a, log_alpha, lse)
+
+
+def test_a_pair_of_gradients_needs_its_flag():
+    a = normal((3, 4, 2), np.float64)
+    alpha, lse = nbfagg.fagg(a, return_lse=True)
+    with pytest.raises(TypeError, match="grad is a pair; want that of alpha alone, or return_lse=True"):
+        nbfagg.fagg_vjp((alpha, lse), a, alpha, lse)

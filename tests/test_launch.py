@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import run_python
 
 from nbfagg.cpu import launch
 
@@ -17,21 +18,53 @@ def test_a_workspace_is_kept_for_the_next_call(monkeypatch, start):
 
     monkeypatch.setattr(launch, "_local", threading.local())
     monkeypatch.setattr(launch, "np", SimpleNamespace(empty=empty, uint8=np.uint8))
-    first = launch._workspace(1000)
+    first = launch._take_workspace(1000)
     memory, address = first
     assert memory.nbytes >= 1000
     assert address == memory.ctypes.data
     assert address % 64 == 0
-    assert launch._workspace(1000) is first
-    assert launch._workspace(10) is first
-    second = launch._workspace(2000)
+    launch._keep_workspace(first)
+    assert launch._take_workspace(1000) is first
+    launch._keep_workspace(first)
+    assert launch._take_workspace(10) is first
+    # Not while it is in use.
+    assert launch._take_workspace(10) is not first
+    launch._keep_workspace(first)
+    second = launch._take_workspace(2000)
     assert second[0].nbytes >= 2000
-    assert launch._workspace(1000) is second
+    launch._keep_workspace(second)
+    assert launch._take_workspace(1000) is second
 
 
 def test_a_large_workspace_is_not_kept(monkeypatch):
     monkeypatch.setattr(launch, "_local", threading.local())
-    first = launch._workspace(1000)
-    large = launch._workspace(launch.KEPT_BYTES + 1)
+    large = launch._take_workspace(launch.KEPT_BYTES + 1)
     assert large[0].nbytes > launch.KEPT_BYTES
-    assert launch._workspace(1000) is first
+    launch._keep_workspace(large)
+    assert launch._take_workspace(1000) is not large
+
+
+def test_a_signal_handler_may_call():
+    """Whenever it comes: the call that it interrupts keeps its memory."""
+    code = """
+import signal
+import numpy as np
+import nbfagg
+
+a = np.random.default_rng(0).normal(size=(3, 400, 9)).astype(np.float32)
+b = np.random.default_rng(1).normal(size=(50, 30, 70))
+wanted = [nbfagg.fagg(x, return_lse=True, workers=1) for x in (a, b)]
+agreed = []
+
+def call(number, frame):
+    found = nbfagg.fagg(b, return_lse=True, workers=1)
+    agreed.append(all(map(np.array_equal, found, wanted[1])))
+
+signal.signal(signal.SIGALRM, call)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.01)
+while len(agreed) < 100:
+    assert all(map(np.array_equal, nbfagg.fagg(a, return_lse=True, workers=1), wanted[0]))
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(all(agreed))
+"""
+    assert run_python(code) == "True\n"

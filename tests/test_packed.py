@@ -292,7 +292,7 @@ def refused(error, *parts, a=A, offsets=(0, 6), **keywords):
         nbfagg.fagg_packed(a, offsets, **keywords)
     message = str(caught.value)
     assert type(caught.value) is error
-    assert message.startswith("fagg")
+    assert message.startswith("nbfagg")
     assert "\n" not in message
     for part in parts:
         assert part in message, message
@@ -379,3 +379,16 @@ def test_out_that_does_not_fit():
 def test_arguments_are_given_by_name():
     with pytest.raises(TypeError, match="positional"):
         nbfagg.fagg_packed(A, [0, 6], 1.0)
+
+
+def test_offsets_in_the_memory_of_out():
+    """However they are given: the sums would be written over them."""
+    out = np.zeros(4)
+    offsets = out.view(np.int64)[:3]
+    offsets[:] = [0, 2, 4]
+    for given in (offsets, memoryview(offsets)):
+        with pytest.raises(ValueError, match="shares memory with offsets"):
+            nbfagg.fagg_packed(np.zeros((4, 2)), given, out=out)
+    lengths = np.zeros((2, 2))
+    with pytest.raises(ValueError, match="shares memory with lengths"):
+        nbfagg.fagg(np.zeros((2, 2, 2)), lengths=memoryview(lengths.view(np.int64)[0]), out=lengths)

@@ -463,3 +463,11 @@ def test_errors_of_merging():
 def test_arguments_by_name():
     with pytest.raises(TypeError, match="positional"):
         State.of(np.zeros((2, 3)), 0)
+
+
+@pytest.mark.parametrize("depth", [600, 690, 700, 708, 715, 730, 744])
+def test_weights_near_and_below_the_smallest_normal_number(depth):
+    rng = np.random.default_rng(depth)
+    for _ in range(50):
+        a = np.array([[[4 * rng.random() - depth], [4 * rng.random()]]])
+        assert_exact(State.of(a), a)

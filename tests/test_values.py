@@ -272,3 +272,8 @@ def test_rows_of_a_tile_keep_their_maxima(tokens):
     want, exact = nbfagg.reference.oracle(a, return_lse=True)
     np.testing.assert_allclose(alpha, want.astype(np.float32), rtol=1e-6)
     np.testing.assert_allclose(lse, exact.astype(np.float32), rtol=1e-6)
+
+
+def test_the_logarithm_of_the_farthest_weights():
+    a = np.array([[1.7e308, -1.7e308]])
+    np.testing.assert_array_equal(nbfagg.fagg(a, scale=0.25, log=True), [[0.0, -8.5e307]])

@@ -86,6 +86,9 @@ FEW_F32, FEW_F64 = 2.0**-100, 2.0**-960
 DOUBT_F32, DOUBT_F64 = 2.0**-25, 2.0**-100
 # Tiny rows within so many octaves share a reference point.
 SHARED_F32, SHARED_F64 = 120.0, 900.0
+# Octaves within which a tile's sums are taken in one and the same way as each of its rows' by itself: less
+# than short.CLOSE for the longest tokens, and no token is in doubt.
+ALIKE = 15.0
 
 
 def limits(like):
@@ -315,19 +318,32 @@ def multiply_by(like, x, factor, count, target):
 
 
 @jit
+def large_product(like, e, factor):
+    """Give 2**-LIFT * e * factor, where the factor is large; 0 where e is 0, whatever the factor."""
+    down = np.float64(limits(like)[0])
+    if e == 0.0:
+        return 0.0
+    # Neither of a large and a small number is brought near the end of its range first.
+    return e * factor * down if e < 1.0 else e * down * factor
+
+
+@jit
 def apply(like, p, exps, factors, tokens, terms, repeated, target):
     """Write exponentials times their tokens' factors; 0 where a logit, at p, is -inf, whatever the factor."""
     size = BYTES // lanes(like)
     if not all_moderate(like, factors, tokens):
-        down = np.float64(limits(like)[0])
+        # Token by token, so that one's bits do not depend on its neighbours'.
         for token in range(tokens):
-            factor = np.float64(peek(like, factors + token * size))
+            factor = peek(like, factors + token * size)
             for i in range(token * terms, (token + 1) * terms):
-                e = np.float64(peek(like, exps + i * size))
-                value = e * down * factor if e != 0.0 else 0.0
-                if math.isnan(factor) and peek(like, p + i * size) != -np.inf:
-                    value = math.nan
-                poke(target + i * size, type_as(like, value))
+                e = peek(like, exps + i * size)
+                if abs(factor) < limits(like)[1]:
+                    value = type_as(like, type_as(like, e * factor) * limits(like)[0])
+                else:
+                    value = type_as(like, large_product(like, np.float64(e), np.float64(factor)))
+                    if math.isnan(factor) and peek(like, p + i * size) != -np.inf:
+                        value = type_as(like, math.nan)
+                poke(target + i * size, value)
         return
     if terms == 1:
         multiply(like, exps, factors, tokens, target)
@@ -614,9 +630,18 @@ def tiny_gradient(like, source, plan, law, scale, log, given, out, first, last, 
     scratch = room + 8 * GRADIENT_ROOM
     p = tile_at(like, source, plan, first, last, room)
     top, bottom = extremes(like, p, rows * length)
-    if scalar.origin(top, law) != 0.0 or scalar.origin(bottom, law) != 0.0:
-        return False
-    if (top - bottom) * law[0] <= limits(like)[4]:
+    # Whether together or each by itself must not show in a row's bits.
+    near = (top - bottom) * law[0] <= (ALIKE if log else limits(like)[4])
+    if near:
+        if scalar.origin(top, law) != 0.0 or scalar.origin(bottom, law) != 0.0:
+            return False
+    else:
+        # Infinities of one row hide how far off the others are.
+        for i in range(rows):
+            top_of_row, _ = extremes(like, p + i * step, length)
+            if scalar.origin(top_of_row, law) != 0.0:
+                return False
+    if near:
         write_exps(like, p, rows * length, top, bottom, law, exps, AHEAD)
         if log:
             token_sums(like, p, rows * tokens, terms, top, bottom, law, sums, lows, scratch, AHEAD)
@@ -665,6 +690,11 @@ def gradient_rows(like, source, plan, law, scale, log, given, out, room, task):
                 row = end
                 continue
         for one in range(row, end):
+            # As it would be alone, whatever else is in the tile.
+            if end - row > 1 and tiny_gradient(
+                like, source, plan, law, scale, log, given, out, one, one + 1, room
+            ):
+                continue
             reference = row_norm(like, source, plan, law, given, one, log, room)
             whole, rest = 0.0, 0.0
             for part in range(plan[PARTS]):

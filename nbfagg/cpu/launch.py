@@ -28,6 +28,8 @@ GRADIENT_BYTES = 8 * fields.GRADIENT_ROOM + fields.SCRATCH_BYTES
 # The gradient of alpha, alpha, and the gradient of lse or None.
 Given = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | None]
 
+Workspace = tuple[npt.NDArray[np.uint8], int]
+
 _ARGUMENTS = struct.Struct(fields.ARGUMENTS_FORMAT)
 
 _NO_LSE = {kind: np.empty(0, kind) for kind in "fd"}
@@ -35,17 +37,25 @@ _NO_LSE = {kind: np.empty(0, kind) for kind in "fd"}
 _local = threading.local()
 
 
-def _workspace(nbytes: int) -> tuple[npt.NDArray[np.uint8], int]:
-    """Give memory of at least `nbytes`, with its address, at the start of a cache line."""
-    kept: tuple[npt.NDArray[np.uint8], int] | None = getattr(_local, "workspace", None)
-    if kept is not None and kept[0].nbytes >= nbytes:
-        return kept
+def _take_workspace(nbytes: int) -> Workspace:
+    """Give memory of at least `nbytes`, with its address, at the start of a cache line.
+
+    It is the caller's until `_keep_workspace`: a signal's handler may call in between.
+    """
+    kept: Workspace | None = getattr(_local, "workspace", None)
+    if kept is not None:
+        _local.workspace = None
+        if kept[0].nbytes >= nbytes:
+            return kept
     memory = np.empty(nbytes + 64, np.uint8)
     start = memory.ctypes.data
-    result = memory[-start % 64 :], start + -start % 64
-    if nbytes <= KEPT_BYTES:
-        _local.workspace = result
-    return result
+    return memory[-start % 64 :], start + -start % 64
+
+
+def _keep_workspace(workspace: Workspace) -> None:
+    """Keep memory for the thread's next call."""
+    if workspace[0].nbytes <= KEPT_BYTES:
+        _local.workspace = workspace
 
 
 def run_small(
@@ -60,6 +70,7 @@ def run_small(
 
     So do `out` and `lse`.
     """
+    workspace = _take_workspace(_ARGUMENTS.size + plan.space[1])
     drive.small(
         drive.whole.address(plan.like),
         a.ravel(),
@@ -70,9 +81,10 @@ def run_small(
         log,
         out.ravel(),
         _NO_LSE[plan.kind.char] if lse is None else lse.ravel(),
-        _workspace(_ARGUMENTS.size + plan.space[1])[1],
+        workspace[1],
         plan.tasks,
     )
+    _keep_workspace(workspace)
 
 
 def rounded(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -105,10 +117,11 @@ class _Call:
         self.like = plan.like
         self.thread_bytes = thread_bytes + -thread_bytes % 64
         threads_bytes = count * self.thread_bytes
-        self.memory, start = _workspace(64 + _ARGUMENTS.size + threads_bytes + shared_bytes)
+        self.workspace = _take_workspace(64 + _ARGUMENTS.size + threads_bytes + shared_bytes)
+        memory, start = self.workspace
         self.queue, self.arguments, self.threads = start, start + 64, start + 64 + _ARGUMENTS.size
         _ARGUMENTS.pack_into(
-            self.memory.data,
+            memory.data,
             64,
             *places,
             plan.address,
@@ -123,8 +136,13 @@ class _Call:
             *law_of(scale, plan.kind),
         )
 
-    def do(self, task: Task, tasks: int) -> None:
-        """Do all tasks of a kind."""
+    def do(self, *kinds: tuple[Task, int]) -> None:
+        """Do all tasks of each kind, one kind after the other, and end the call."""
+        for task, tasks in kinds:
+            self._do(task, tasks)
+        _keep_workspace(self.workspace)
+
+    def _do(self, task: Task, tasks: int) -> None:
         function = task.address(self.like)
         if self.count > 1:
             with team.gathered(self.count) as may_start:
@@ -181,13 +199,11 @@ def run(
         count=count,
     )
     if plan.way == "nest":
-        call.do(drive.walked, plan.tasks)
-        call.do(drive.finished_row, rows)
+        call.do((drive.walked, plan.tasks), (drive.finished_row, rows))
     elif parts:
-        call.do(drive.reduced_part, plan.parts)
-        call.do(drive.finished_part, plan.parts)
+        call.do((drive.reduced_part, plan.parts), (drive.finished_part, plan.parts))
     else:
-        call.do(drive.whole, plan.tasks)
+        call.do((drive.whole, plan.tasks))
 
 
 def _shares_parts(plan: Plan, count: int) -> bool:
@@ -217,10 +233,9 @@ def run_gradient(
         given=_addresses(given),
     )
     if parts:
-        call.do(drive.gradient_dots, plan.parts)
-        call.do(drive.gradient_part, plan.parts)
+        call.do((drive.gradient_dots, plan.parts), (drive.gradient_part, plan.parts))
     else:
-        call.do(drive.gradient_rows, plan.tasks)
+        call.do((drive.gradient_rows, plan.tasks))
 
 
 def _addresses(arrays: Given) -> tuple[int, ...]:
@@ -251,7 +266,7 @@ def run_packed(
             count=packing.count,
             packed=packing.arguments(out, drive.whole),
         )
-        call.do(drive.packed, packing.tasks)
+        call.do((drive.packed, packing.tasks))
 
 
 def run_packed_gradient(
@@ -281,7 +296,7 @@ def run_packed_gradient(
             packed=packing.arguments(out, drive.gradient_rows),
             given=_addresses(given),
         )
-        call.do(drive.packed, packing.tasks)
+        call.do((drive.packed, packing.tasks))
 
 
 class _Packing:

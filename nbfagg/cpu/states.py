@@ -55,16 +55,25 @@ def finish_cells(cells, log, law, scale, alpha, lse):
             else:
                 alpha[row, i] = 0.0
                 if total != 0.0:
-                    alpha[row, i] = weigh(total, lost, whole, rest, scalar.rescale(maximum, top, law))
+                    alpha[row, i] = lower(weigh(total, lost, whole, rest), maximum, top, law)
 
 
 @jit
-def weigh(total, lost, whole, rest, factor):
-    """Give (total + lost) / (whole + rest) * factor, the quotient's rounding brought back."""
-    total *= factor
+def weigh(total, lost, whole, rest):
+    """Give (total + lost) / (whole + rest), the quotient's rounding brought back."""
     quotient = total / whole
     product, rounded = multiply_exactly(quotient, whole)
-    return quotient + ((total - product) - rounded + lost * factor - quotient * rest) / whole
+    return quotient + ((total - product) - rounded + lost - quotient * rest) / whole
+
+
+@jit
+def lower(weight, old, new, law):
+    """Move a weight from the point of `old` to that of `new`; a subnormal one is rounded once."""
+    exponent = 0.0 if old == new else scalar.distance(old, new, law)
+    if not exponent > -2100.0:
+        return 0.0
+    half = math.floor(0.5 * exponent)
+    return weight * math.pow(2.0, half) * math.pow(2.0, exponent - half)
 
 
 @jit

@@ -64,9 +64,12 @@ def to_tensor(array: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(array)
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(name: str, value: Any) -> Any:
     """Give a mask, lengths or offsets as an array where it is a tensor; anything else as it is."""
-    return to_array(value) if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    check(name, value)
+    return to_array(value)
 
 
 def threads(workers: int | None) -> int | None:

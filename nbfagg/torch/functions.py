@@ -15,20 +15,8 @@ from torch import Tensor
 
 import nbfagg
 from nbfagg.torch.arrays import RESULT, check, check_logits, threads, to_array, to_plain, to_tensor
-from nbfagg.torch.transforms import are_active, operator
-
-
-def _is_eager(a: Tensor) -> bool:
-    """Say whether nothing watches a call on `a`: no derivative is wanted, nothing traces or maps it."""
-    return not (
-        torch.compiler.is_compiling()
-        or (a.requires_grad and torch.is_grad_enabled())
-        or type(a) not in (Tensor, torch.nn.Parameter)
-        or are_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._get_tracing_state() is not None
-    )
+from nbfagg.torch.eager import is_watched
+from nbfagg.torch.transforms import operator
 
 
 def _axes(name: str, axes: Any, ndim: int) -> list[int]:
@@ -97,13 +85,13 @@ def fagg(
     _checked(a, out)
     if out is not None:
         _no_gradient("fagg with out=", a, out)
-    if _is_eager(a):
+    if not (is_watched(a) or (a.requires_grad and torch.is_grad_enabled())):
         found = nbfagg.fagg(
             to_array(a),
             batch_axis=batch_axis,
             keep_axis=keep_axis,
-            where=to_plain(where),
-            lengths=to_plain(lengths),
+            where=to_plain("where", where),
+            lengths=to_plain("lengths", lengths),
             scale=scale,
             log=log,
             return_lse=return_lse,
@@ -116,7 +104,7 @@ def fagg(
     batch, keep = _axes("batch_axis", batch_axis, a.ndim), _axes("keep_axis", keep_axis, a.ndim)
     if out is not None:
         _check_out(out, [a.shape[i] for i in sorted([*batch, *keep])], a)
-    results = operator("fagg")(
+    results = operator("fagg", a)(
         a, batch, keep, _tensor("where", where, a), _tensor("lengths", lengths, a), scale, log, workers
     )
     return _given_back(results, return_lse, out)
@@ -136,10 +124,10 @@ def fagg_packed(
     _checked(a, out)
     if out is not None:
         _no_gradient("fagg_packed with out=", a, out)
-    if _is_eager(a):
+    if not (is_watched(a) or (a.requires_grad and torch.is_grad_enabled())):
         found = nbfagg.fagg_packed(
             to_array(a),
-            to_plain(offsets),
+            to_plain("offsets", offsets),
             scale=scale,
             log=log,
             return_lse=return_lse,
@@ -151,7 +139,7 @@ def fagg_packed(
         return to_tensor(found[0]) if out is None else out, to_tensor(found[1])
     if out is not None:
         _check_out(out, [a.shape[0]], a)
-    results = operator("fagg_packed")(a, _tensor("offsets", offsets, a), scale, log, workers)
+    results = operator("fagg_packed", a)(a, _tensor("offsets", offsets, a), scale, log, workers)
     return _given_back(results, return_lse, out)
 
 
@@ -159,6 +147,6 @@ def state_of(a: Tensor, **keywords: Any) -> nbfagg.State:
     """Take in a chunk of a tensor's logits, see `nbfagg.State.of`."""
     check_logits(a)
     _no_gradient("State.of", a)
-    plain = {name: to_plain(value) for name, value in keywords.items()}
+    plain = {name: to_plain(name, value) for name, value in keywords.items()}
     plain["workers"] = threads(plain["workers"])
     return dataclasses.replace(nbfagg.State.of(to_array(a), **plain), framework="torch")

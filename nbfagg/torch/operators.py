@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import nbfagg
 from nbfagg.torch import second
 from nbfagg.torch.arrays import LSE, RESULT, threads, to_array, to_tensor
 
@@ -50,7 +51,7 @@ def _options(batch: Any, keep: Any, where: Tensor | None, lengths: Tensor | None
     }
 
 
-def _fagg(
+def fagg(
     a: Tensor,
     batch: list[int],
     keep: list[int],
@@ -60,8 +61,7 @@ def _fagg(
     log: bool,
     workers: int | None,
 ) -> tuple[Tensor, Tensor]:
-    import nbfagg
-
+    """Give alpha and lse of a CPU tensor."""
     alpha, lse = nbfagg.fagg(
         to_array(a),
         **_options(batch, keep, where, lengths),
@@ -86,7 +86,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize == 2 else tensor
 
 
-def _fagg_backward(
+def fagg_backward(
     grad: Tensor | None,
     grad_lse: Tensor | None,
     a: Tensor,
@@ -100,8 +100,7 @@ def _fagg_backward(
     log: bool,
     workers: int | None,
 ) -> Tensor:
-    import nbfagg
-
+    """Give the gradient by a CPU tensor."""
     result = torch.empty_like(a, dtype=RESULT[a.dtype])
     nbfagg.fagg_vjp(
         **_gradients(grad, grad_lse, alpha, lse),
@@ -117,18 +116,17 @@ def _fagg_backward(
     return result
 
 
-def _fagg_packed(
+def fagg_packed(
     a: Tensor, offsets: Tensor, scale: float, log: bool, workers: int | None
 ) -> tuple[Tensor, Tensor]:
-    import nbfagg
-
+    """Give alpha and lse of packed rows."""
     alpha, lse = nbfagg.fagg_packed(
         to_array(a), to_array(offsets), scale=scale, log=log, return_lse=True, workers=threads(workers)
     )
     return to_tensor(alpha), to_tensor(lse)
 
 
-def _fagg_packed_backward(
+def fagg_packed_backward(
     grad: Tensor | None,
     grad_lse: Tensor | None,
     a: Tensor,
@@ -139,8 +137,7 @@ def _fagg_packed_backward(
     log: bool,
     workers: int | None,
 ) -> Tensor:
-    import nbfagg
-
+    """Give the gradient by packed rows."""
     result = torch.empty_like(a, dtype=RESULT[a.dtype])
     nbfagg.fagg_packed_vjp(
         **_gradients(grad, grad_lse, alpha, lse),
@@ -350,10 +347,10 @@ def one_by_one(operator: Any, outputs: int) -> Any:
 
 
 for _name, _kernel, _fake, _saver, _derivative, _rule in (
-    ("fagg", _fagg, _fake_fagg, save, derive, map_fagg),
-    ("fagg_backward", _fagg_backward, _fake_backward, save_backward, derive_backward, map_backward),
-    ("fagg_packed", _fagg_packed, _fake_packed, save_packed, derive_packed, None),
-    ("fagg_packed_backward", _fagg_packed_backward, _fake_backward, save_packed_backward,
+    ("fagg", fagg, _fake_fagg, save, derive, map_fagg),
+    ("fagg_backward", fagg_backward, _fake_backward, save_backward, derive_backward, map_backward),
+    ("fagg_packed", fagg_packed, _fake_packed, save_packed, derive_packed, None),
+    ("fagg_packed_backward", fagg_packed_backward, _fake_backward, save_packed_backward,
      derive_packed_backward, None),
 ):  # fmt: skip
     _full = f"nbfagg::{_name}"

@@ -84,7 +84,7 @@ class Padded(NamedTuple):
     def tops(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Give each token's and each row's maximum."""
         token, row = self._axes(*self.batch, *self.keep), self._axes(*self.batch)
-        return x.amax(token, keepdim=True) if token else x, x.amax(row, keepdim=True) if row else x
+        return _top(x, token), _top(x, row)
 
     def spread(self, grad: Tensor, of_row: bool) -> Tensor:
         """Add the axes that were summed over."""
@@ -99,6 +99,13 @@ class Padded(NamedTuple):
     def total(self, x: Tensor) -> Tensor:
         """Sum what tokens have over each row."""
         return self.row(x).reshape([x.shape[axis] for axis in range(self.ndim) if axis in self.batch])
+
+
+def _top(x: Tensor, axes: list[int]) -> Tensor:
+    if x.numel() == 0:
+        # Of nothing, there is no maximum; nor is there anything that it would be taken from.
+        return x.sum(axes, keepdim=True) if axes else x
+    return x.amax(axes, keepdim=True) if axes else x
 
 
 class Packed:
@@ -123,7 +130,7 @@ class Packed:
 
     def tops(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Give each token's maximum, and for each token its row's."""
-        token = x.flatten(1).amax(1)
+        token = x.flatten(1).amax(1) if x[0:1].numel() else x.new_full((x.shape[0],), -torch.inf)
         rows = x.new_full((self.count,), -torch.inf).scatter_reduce(0, self.of_token, token, "amax")
         return token.reshape(-1, *self.tail), rows[self.of_token].reshape(-1, *self.tail)
 

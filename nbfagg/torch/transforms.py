@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
 from nbfagg.torch import operators, second
 from nbfagg.torch.arrays import LSE, RESULT
+from nbfagg.torch.eager import Eager, are_transforms_active, is_watched
 
 _ops = torch.ops.nbfagg
 
@@ -161,14 +163,25 @@ def _along(of_a: Any, grad: Any, grad_lse: Any, a: Any, *rest: Any) -> Any:
     return second.derivatives(of_a, grad, grad_lse, a, *rest)[2]
 
 
-def are_active() -> bool:
-    """Say whether a transform or a tangent asks for these."""
-    return bool(torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0)
+def _refuse_nested_tangents() -> None:
+    """Refuse what PyTorch gets wrong: it loses second tangents on the way through an autograd function.
+
+    See github.com/pytorch/pytorch/issues/197867: the second derivative comes out as 0.
+    """
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1:
+        raise NotImplementedError(
+            "nbfagg: forward mode within forward mode (jacfwd of jacfwd, jvp of jvp) gives wrong derivatives "
+            "of custom functions in PyTorch; take torch.func.hessian, or jacrev of either"
+        )
 
 
-def operator(name: str) -> Any:
-    """Give an operator, as an autograd function if a transform or a tangent asks for it."""
-    if not are_active():
-        return getattr(_ops, name)
-    functions: dict[str, Any] = {"fagg": Fagg, "fagg_packed": FaggPacked}
-    return functions[name].apply
+def operator(name: str, a: Tensor) -> Any:
+    """Give an operator of `a`, as the autograd function that serves best."""
+    if are_transforms_active():
+        _refuse_nested_tangents()
+        functions: dict[str, Any] = {"fagg": Fagg, "fagg_packed": FaggPacked}
+        return functions[name].apply
+    if name == "fagg" and not is_watched(a):
+        return Eager.apply
+    return getattr(_ops, name)
