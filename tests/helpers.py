@@ -10,6 +10,7 @@ of adding the exponent that was split off, are of the size of the result or of 1
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -89,19 +90,26 @@ def environment(**settings):
     return {name: value for name, value in joined.items() if value is not None}
 
 
-def run_python(code, *arguments, **settings):
+def run_python(code, *arguments, as_file=False, **settings):
     """Run `code` in a fresh process, where a warning is an error, and return what it prints.
 
-    -P: what lies in the current folder is not what is imported.
+    -P: what lies in the current folder is not what is imported. As a file its
+    functions can be found by processes that it spawns.
     """
-    process = subprocess.run(
-        [sys.executable, "-P", "-W", "error", "-c", code, *map(str, arguments)],
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        source = ["-c", code]
+        if as_file:
+            path = Path(folder) / "run.py"
+            path.write_text(code, encoding="utf-8")
+            source = [str(path)]
+        process = subprocess.run(
+            [sys.executable, "-P", "-W", "error", *source, *map(str, arguments)],
+            env=environment(**settings),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     assert process.returncode == 0, f"exit code {process.returncode}\n{process.stdout}\n{process.stderr}"
     assert process.stderr == ""
     return process.stdout
