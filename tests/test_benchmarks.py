@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -195,6 +196,15 @@ def tiny_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(module("benchmarks.peers"), "PEERS", quick)
     monkeypatch.setattr(module("figures.accuracy"), "IMPLEMENTATIONS", ("fagg", "SciPy softmax"))
     monkeypatch.setattr(module("figures.memory"), "PEERS", ())
+    training = module("figures.torch_training")
+    monkeypatch.setattr(training, "_peak", lambda case: 0)
+    if importlib.util.find_spec("torch"):
+        # What is compiled takes it half a minute.
+        seed = training._forms()["seed"]
+        monkeypatch.setattr(training, "_forms", lambda: {"seed": seed})
+    else:
+        monkeypatch.delitem(module("figures.__main__").FIGURES, "torch_training")
+        monkeypatch.delitem(module("figures.readme").TABLES, "torch")
     return tmp_path
 
 

@@ -16,6 +16,7 @@ FIGURES = {
     "accuracy": "histogram of errors in ulp, against the oracle",
     "options": "masks, lengths, half precision and packed rows",
     "gradient": "the gradient, against a copy and against autograd, and its errors",
+    "torch_training": "forward and backward on tensors, against PyTorch's own forms",
     "memory": "extra memory of a call beyond its result",
 }
 

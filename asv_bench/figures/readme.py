@@ -21,6 +21,7 @@ TABLES = {
     "options": ("options", "render"),
     "gradient": ("gradient", "render"),
     "gradient-errors": ("gradient", "render_errors"),
+    "torch": ("torch_training", "render"),
     "memory": ("memory", "render"),
 }
 MARKED = re.compile(r"(?P<begin><!-- figures:(?P<name>[\w-]+) -->\n).*?(?P<end><!-- /figures -->)", re.DOTALL)
