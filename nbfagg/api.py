@@ -253,6 +253,22 @@ def fagg_vjp(
     <BLANKLINE>
             [[-0.09, -0.12]]]])
     """
+    if type(a) is not np.ndarray and (framework := adapter(a)) is not None:
+        return framework.fagg_vjp(
+            grad,
+            a,
+            alpha,
+            lse,
+            batch_axis=batch_axis,
+            keep_axis=keep_axis,
+            where=where,
+            lengths=lengths,
+            scale=scale,
+            log=log,
+            return_lse=return_lse,
+            out=out,
+            workers=workers,
+        )
     a = inputs.as_array(a)
     scale, widened = inputs.as_scale(scale, a.dtype)
     batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)

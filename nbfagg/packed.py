@@ -158,6 +158,15 @@ def fagg_packed_vjp(
     >>> nbfagg.fagg_packed_vjp(np.array([1.0, 0, 0, 0, 1.0]), a, offsets, alpha, lse).ravel().round(4)
     array([ 0.1875, -0.1875, -0.125 , -0.125 ,  0.25  ])
     """
+    if type(a) is not np.ndarray and (framework := adapter(a)) is not None:
+        return framework.fagg_packed_vjp(
+            *(grad, a, offsets, alpha, lse),
+            scale=scale,
+            log=log,
+            return_lse=return_lse,
+            out=out,
+            workers=workers,
+        )
     a = inputs.as_array(a)
     scale, widened = inputs.as_scale(scale, a.dtype)
     log = inputs.as_flag("log", log)

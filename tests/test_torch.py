@@ -88,6 +88,28 @@ def test_packed_rows(dtype, log):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("log", [False, True])
+def test_gradients_by_hand(dtype, log):
+    """`fagg_vjp` and its kin give what autograd does, in place too."""
+    a = logits((3, 10, 2, 10), DTYPES[dtype]).requires_grad_()
+    offsets = torch.tensor([0, 1, 3])
+    for forward, backward, given in (
+        (nbfagg.fagg, nbfagg.fagg_vjp, ()),
+        (nbfagg.fagg_packed, nbfagg.fagg_packed_vjp, (offsets,)),
+    ):
+        alpha, lse = forward(a, *given, log=log, return_lse=True)
+        weights, of_lse = logits(alpha.shape, alpha.dtype, seed=1), logits(lse.shape, lse.dtype, seed=2)
+        (wanted,) = torch.autograd.grad((alpha, lse), a, (weights, of_lse))
+        alpha, lse, b = alpha.detach(), lse.detach(), a.detach().clone()
+        found = backward((weights, of_lse), b, *given, alpha, lse, log=log, return_lse=True)
+        assert torch.equal(found, wanted)
+        assert backward((weights, of_lse), b, *given, alpha, lse, log=log, return_lse=True, out=b) is b
+        assert torch.equal(b, wanted)
+        with pytest.raises(RuntimeError, match="does not support automatic differentiation"):
+            backward(weights, a, *given, alpha, lse, log=log)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_states(dtype):
     a = logits((4, 30, 4, 5), DTYPES[dtype])
     chunks = [nbfagg.State.of(a[:, :, i : i + 2]) for i in (0, 2)]

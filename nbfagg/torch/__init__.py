@@ -6,7 +6,16 @@ is imported by `nbfagg` when a tensor shows up, and imports PyTorch.
 """
 
 from nbfagg.torch.arrays import to_tensor
-from nbfagg.torch.functions import fagg, fagg_packed, state_of
+from nbfagg.torch.functions import fagg, fagg_packed, fagg_packed_vjp, fagg_vjp, state_of
 from nbfagg.torch.modules import AttentionPool, Fagg
 
-__all__ = ["AttentionPool", "Fagg", "fagg", "fagg_packed", "state_of", "to_tensor"]
+__all__ = [
+    "AttentionPool",
+    "Fagg",
+    "fagg",
+    "fagg_packed",
+    "fagg_packed_vjp",
+    "fagg_vjp",
+    "state_of",
+    "to_tensor",
+]

@@ -143,6 +143,53 @@ def fagg_packed(
     return _given_back(results, return_lse, out)
 
 
+def fagg_vjp(
+    grad: Any, a: Tensor, alpha: Tensor, lse: Tensor, *, out: Tensor | None = None, **keywords: Any
+) -> Tensor:
+    """Give the gradient by a tensor's logits, see `nbfagg.fagg_vjp`. Autograd does not see this call."""
+    return _gradient(nbfagg.fagg_vjp, grad, a, (alpha, lse), out, keywords)
+
+
+def fagg_packed_vjp(
+    grad: Any,
+    a: Tensor,
+    offsets: Any,
+    alpha: Tensor,
+    lse: Tensor,
+    *,
+    out: Tensor | None = None,
+    **keywords: Any,
+) -> Tensor:
+    """Give the gradient by packed rows of a tensor's logits, see `nbfagg.fagg_packed_vjp`."""
+    return _gradient(nbfagg.fagg_packed_vjp, grad, a, (offsets, alpha, lse), out, keywords)
+
+
+def _gradient(
+    function: Any, grad: Any, a: Tensor, given: tuple[Any, ...], out: Tensor | None, keywords: dict[str, Any]
+) -> Tensor:
+    _checked(a, out)
+    grads = grad if isinstance(grad, tuple | list) else (grad,)
+    _no_gradient(function.__name__, a, *given, *grads)
+    result = torch.empty_like(a, dtype=RESULT[a.dtype]) if out is None else out
+    plain = [_small(value) for value in grads]
+    function(
+        tuple(plain) if isinstance(grad, tuple | list) else plain[0],
+        to_array(a),
+        *map(_small, given),
+        out=to_array(result),
+        **{name: to_plain(name, value) for name, value in keywords.items()}
+        | {"workers": threads(keywords["workers"])},
+    )
+    return result
+
+
+def _small(value: Any) -> Any:
+    """Give what is of a result's size as an array, bfloat16 widened."""
+    if not isinstance(value, Tensor):
+        return value
+    return to_array(value.float() if value.dtype == torch.bfloat16 else value)
+
+
 def state_of(a: Tensor, **keywords: Any) -> nbfagg.State:
     """Take in a chunk of a tensor's logits, see `nbfagg.State.of`."""
     check_logits(a)
