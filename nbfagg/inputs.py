@@ -71,6 +71,25 @@ def _axes(name: str, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
+def as_axes(
+    shape: tuple[int, ...], batch_axis: Any, keep_axis: Any, limited: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give batch and kept axes, non-negative and sorted; `limited` says that there are lengths."""
+    batch = _axes("batch_axis", batch_axis, shape)
+    keep = _axes("keep_axis", keep_axis, shape)
+    if set(batch) & set(keep):
+        raise ValueError(
+            f"nbfagg: batch_axis={batch_axis!r} and keep_axis={keep_axis!r} share an axis; "
+            f"a has shape {shape}, want each axis in one of them at most"
+        )
+    if limited and (len(batch) != 1 or len(keep) != 1):
+        raise ValueError(
+            f"nbfagg: lengths with batch_axis={batch_axis!r} and keep_axis={keep_axis!r}, a has shape {shape}"
+            "; want one batch axis and one kept axis, or a mask (where) instead"
+        )
+    return tuple(sorted(batch)), tuple(sorted(keep))
+
+
 @functools.lru_cache(maxsize=512, typed=True)
 def plan_for(
     shape: tuple[int, ...],
@@ -86,19 +105,7 @@ def plan_for(
     out: tuple[int, ...] | None = None,
 ) -> Plan:
     """Check the axes and plan the walk."""
-    batch = _axes("batch_axis", batch_axis, shape)
-    keep = _axes("keep_axis", keep_axis, shape)
-    if set(batch) & set(keep):
-        raise ValueError(
-            f"nbfagg: batch_axis={batch_axis!r} and keep_axis={keep_axis!r} share an axis; "
-            f"a has shape {shape}, want each axis in one of them at most"
-        )
-    if limited and (len(batch) != 1 or len(keep) != 1):
-        raise ValueError(
-            f"nbfagg: lengths with batch_axis={batch_axis!r} and keep_axis={keep_axis!r}, a has shape {shape}"
-            "; want one batch axis and one kept axis, or a mask (where) instead"
-        )
-    batch, keep = tuple(sorted(batch)), tuple(sorted(keep))
+    batch, keep = as_axes(shape, batch_axis, keep_axis, limited)
     return make_plan(shape, strides, dtype, aligned, batch, keep, log, widened, mask, limited, out)
 
 
@@ -178,7 +185,7 @@ def as_workers(workers: Any) -> int | None:
     return count
 
 
-def _array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
+def any_array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
     """Give an argument as an array."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"nbfagg: {name} is a masked array, whose mask would be lost; {wanted}")
@@ -191,7 +198,7 @@ def _array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
 def as_mask(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Give a mask as a view of the shape of the logits."""
     wanted = f"want booleans that broadcast to a of shape {shape}, True to include"
-    mask = _array("where", where, wanted)
+    mask = any_array("where", where, wanted)
     if mask.dtype != np.bool_:
         raise TypeError(f"nbfagg: where has dtype {mask.dtype}; {wanted}")
     try:
@@ -206,7 +213,7 @@ def as_lengths(
 ) -> npt.NDArray[np.int64]:
     """Give the lengths of the rows as int64 in one piece."""
     batch, keep = _axes("batch_axis", batch_axis, shape), _axes("keep_axis", keep_axis, shape)
-    given = _array("lengths", lengths, "want integers")
+    given = any_array("lengths", lengths, "want integers")
     if given.dtype.kind not in "iu" and given.size:
         raise TypeError(f"nbfagg: lengths has dtype {given.dtype}; want integers")
     if len(batch) == len(keep) == 1:
@@ -227,7 +234,7 @@ def as_lengths(
 def as_offsets(offsets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Give the offsets of packed rows as int64 in one piece."""
     wanted = f"want (B + 1,) integers that rise from 0 to {shape[0]}, the tokens of a of shape {shape}"
-    given = _array("offsets", offsets, wanted)
+    given = any_array("offsets", offsets, wanted)
     if given.dtype.kind not in "iu":
         raise TypeError(f"nbfagg: offsets has dtype {given.dtype}; {wanted}")
     if given.ndim != 1 or given.size == 0:
@@ -308,7 +315,7 @@ def as_weights(alpha: Any, log: bool, shape: tuple[int, ...], a: npt.NDArray[Any
 
 def as_given(name: str, value: Any, shape: tuple[int, ...], a: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Give what came with the logits of a result's shape: a gradient, alpha, lse."""
-    given = _array(name, value, "want floating-point numbers")
+    given = any_array(name, value, "want floating-point numbers")
     if format_of(given.dtype) < 0:
         raise TypeError(f"nbfagg: {name} has dtype {given.dtype}; want floating-point numbers")
     if given.shape != shape:

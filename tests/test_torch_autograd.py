@@ -1,5 +1,6 @@
 """Derivatives of any order: by autograd, by torch.func, in forward mode; compiled, exported, mapped."""
 
+import numpy as np
 import pytest
 
 import nbfagg
@@ -331,3 +332,134 @@ def test_modes_see_an_operator():
     with Watch():
         nbfagg.fagg(logits(2, 4, 3))
     assert "nbfagg.fagg.default" in seen
+
+
+def test_a_tangent_of_a_cotangent():
+    """The forward pass was made before the transform began."""
+    a = logits(2, 3, 4).requires_grad_()
+    offsets = torch.tensor([0, 2, 6])
+    for output, wanted in (
+        (nbfagg.fagg(a), by_softmax(a, {})[0]),
+        (
+            nbfagg.fagg_packed(a.reshape(6, 4), offsets),
+            torch.cat([by_softmax(a.reshape(6, 4)[i:j][None], {})[0][0] for i, j in ((0, 2), (2, 6))]),
+        ),
+    ):
+        start, tangent = torch.ones_like(wanted), logits(*wanted.shape, seed=1)
+
+        def gradient(cotangent, of):
+            return torch.autograd.grad(of, a, cotangent, retain_graph=True, create_graph=True)[0]
+
+        for of in (output, wanted):
+            _, along = torch.func.jvp(lambda c, of=of: gradient(c, of), (start,), (tangent,))
+            squared = torch.func.grad(lambda c, of=of: gradient(c, of).square().sum())(start)
+            if of is output:
+                found = along, squared
+        torch.testing.assert_close(found, (along, squared))
+
+
+@pytest.mark.parametrize("how", ["lengths", "-inf", "where"])
+def test_tokens_that_hold_nothing_have_no_derivative_of_log_alpha(how):
+    a = logits(2, 4, 3)
+    keywords = {"lengths": {"lengths": [2, 4]}, "-inf": {}, "where": {"where": torch.ones(2, 4, 1).bool()}}[
+        how
+    ]
+    if how == "-inf":
+        a[0, 2:] = -torch.inf
+    if how == "where":
+        keywords["where"][0, 2:] = False
+    function = lambda x: nbfagg.fagg(x, log=True, **keywords)  # noqa: E731
+    forward, reverse = torch.func.jacfwd(function)(a), torch.func.jacrev(function)(a)
+    torch.testing.assert_close(forward, reverse)
+    assert (forward[0, 2:] == 0).all()
+    x, v = a.clone().requires_grad_(), torch.ones(2, 4, dtype=a.dtype, requires_grad=True)
+    (g,) = torch.autograd.grad(function(x), x, v, create_graph=True)
+    by_x, by_v = torch.autograd.grad(g, (x, v), torch.where(torch.isfinite(a), logits(2, 4, 3, seed=1), 0.0))
+    assert (by_v[0, 2:] == 0).all()
+
+    def of(y):
+        return torch.autograd.grad(function(y), y, torch.ones(2, 4, dtype=a.dtype))[0]
+
+    u, step = torch.where(torch.isfinite(a), logits(2, 4, 3, seed=1), 0.0), 1e-6
+    for place in ((0, 0, 1), (1, 3, 2)):
+        up, down = a.clone(), a.clone()
+        up[place] += step
+        down[place] -= step
+        up.requires_grad_()
+        down.requires_grad_()
+        slope = ((of(up) - of(down)) / (2 * step) * u).sum()
+        torch.testing.assert_close(by_x[place], slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("a", "keywords", "error", "message"),
+    [
+        ((1, 2, 3), {"lengths": torch.tensor([-1, 7])}, ValueError, "lengths from -1 to 7"),
+        ((1, 2, 3), {"lengths": torch.tensor([1.5, 2.5])}, TypeError, "lengths has dtype"),
+        (
+            (2, 3, 4, 2),
+            {"batch_axis": (0, 1), "keep_axis": 2, "lengths": [3, 3]},
+            ValueError,
+            "one batch axis",
+        ),
+        ((2, 3, 4, 2), {"batch_axis": (), "keep_axis": 0, "lengths": [2]}, ValueError, "one batch axis"),
+        ((2, 3, 4, 2), {"keep_axis": (), "lengths": [1, 2, 3]}, ValueError, "one kept axis"),
+        ((2, 3, 4, 2), {"where": torch.ones(2, 3, 4, 2).bool()}, ValueError, "where has shape"),
+        ((2, 3, 4), {"keep_axis": 7}, ValueError, r"keep_axis=7 is out of range for a of shape \(3, 4\)"),
+        ((2, 3, 4), {"keep_axis": 1.0}, TypeError, "keep_axis=1.0"),
+        ((2, 3, 4), {"scale": torch.tensor(0.5)}, TypeError, "scale is a tensor"),
+        ((2, 3, 4), {"log": torch.tensor(True)}, TypeError, "log is a Tensor"),
+        ((2, 3, 4), {"workers": "2"}, TypeError, "workers='2'"),
+    ],
+)
+def test_errors_while_mapped(a, keywords, error, message):
+    with pytest.raises(error, match=message):
+        torch.vmap(lambda x: nbfagg.fagg(x, **keywords))(logits(*a))
+
+
+def test_out_is_a_change_that_autograd_sees():
+    a, out, x = logits(3, 5, 2), torch.ones(3, 5, dtype=torch.float64), logits(3, 5, seed=1).requires_grad_()
+    y = (x * out).sum()
+    nbfagg.fagg(a, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
+def test_an_arrays_mask_may_change_afterwards():
+    a = logits(3, 5, 2).requires_grad_()
+    mask, lengths = np.ones((3, 5, 1), bool), np.array([5, 3, 0])
+    for array, keywords in ((mask, {"where": mask}), (lengths, {"lengths": lengths})):
+        (wanted,) = torch.autograd.grad(nbfagg.fagg(a, **keywords).square().sum(), a)
+        output = nbfagg.fagg(a, **keywords).square().sum()
+        array[...] = 0
+        (found,) = torch.autograd.grad(output, a)
+        assert torch.equal(found, wanted)
+
+
+def test_a_broadcast_array_is_saved_as_it_is():
+    a, saved = logits(4, 50, 16).requires_grad_(), []
+    mask = np.broadcast_to(np.ones((4, 50, 1), bool), a.shape)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        nbfagg.fagg(a, where=mask)
+    assert sorted(x.untyped_storage().nbytes() for x in saved)[:2] == [32, 200]
+    assert sum(x.untyped_storage().nbytes() > 4 * 50 * 8 for x in saved) == 1
+
+
+@pytest.mark.parametrize("dtype", [">i4", "uint16", "uint32", "uint64", "int8"])
+def test_lengths_of_any_integers(dtype):
+    a, lengths = logits(3, 6, 2).requires_grad_(), np.array([6, 0, 4], dtype)
+    (g,) = torch.autograd.grad(nbfagg.fagg(a, lengths=lengths).square().sum(), a, create_graph=True)
+    assert torch.autograd.grad(g.square().sum(), a)[0].isfinite().all()
+
+
+def test_packed_logits_without_further_axes():
+    a = logits(5).requires_grad_()
+    function = lambda x: nbfagg.fagg_packed(x, [0, 2, 2, 5])  # noqa: E731
+    assert torch.autograd.gradcheck(function, a, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, a)
+
+
+def test_compiled_and_mapped():
+    a = logits(3, 5, 2, 4)
+    mapped = torch.vmap(lambda x: nbfagg.fagg(x, batch_axis=(), keep_axis=0))
+    assert torch.equal(torch.compile(mapped, backend="aot_eager")(a), mapped(a))

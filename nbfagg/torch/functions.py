@@ -14,28 +14,23 @@ import torch
 from torch import Tensor
 
 import nbfagg
+from nbfagg import inputs
 from nbfagg.torch.arrays import RESULT, check, check_logits, threads, to_array, to_plain, to_tensor
 from nbfagg.torch.eager import is_watched
 from nbfagg.torch.transforms import operator
 
 
-def _axes(name: str, axes: Any, ndim: int) -> list[int]:
-    """Give axes as an operator takes them; the kernel's own checks come when it runs."""
-    return sorted(axis % ndim if -ndim <= axis < ndim else axis for axis in _as_tuple(axes))
-
-
-def _as_tuple(axes: Any) -> tuple[Any, ...]:
-    return tuple(axes) if isinstance(axes, tuple | list) else (axes,)
-
-
 def _tensor(name: str, value: Any, a: Tensor) -> Tensor | None:
-    """Give a mask, lengths or offsets as a tensor."""
+    """Give a mask, lengths or offsets as a tensor; an array's is the caller's to change, and is copied."""
     if value is None:
         return None
     if not isinstance(value, Tensor):
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        array = inputs.any_array(name, value, "want a tensor or an array")
+        # What is broadcast stays so.
+        array = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
+        value = torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iu" else array.dtype))
     check(name, value, a.device)
-    return value
+    return value.long() if value.dtype in (torch.uint16, torch.uint32, torch.uint64) else value
 
 
 def _checked(a: Tensor, out: Any) -> None:
@@ -58,6 +53,22 @@ def _given_back(results: Any, return_lse: bool, out: Tensor | None) -> Any:
     if out is not None:
         alpha = out.copy_(alpha)
     return (alpha, lse) if return_lse else alpha
+
+
+def _options(scale: Any, log: Any, workers: Any) -> tuple[float, bool, int | None]:
+    """Check what an operator takes besides tensors, as it would not name what is wrong."""
+    if isinstance(scale, Tensor):
+        raise TypeError("nbfagg: scale is a tensor, through which no gradient passes; want a number")
+    return scale, inputs.as_flag("log", log), None if workers is None else inputs.as_workers(workers)
+
+
+def _from_array(found: Any, return_lse: bool, out: Tensor | None) -> Any:
+    """Give what came of arrays as tensors; autograd is told that `out` has changed."""
+    alpha = found[0] if return_lse else found
+    if out is not None:
+        torch.autograd.graph.increment_version(out)
+    result = to_tensor(alpha) if out is None else out
+    return (result, to_tensor(found[1])) if return_lse else result
 
 
 def _check_out(out: Tensor, shape: list[int], a: Tensor) -> None:
@@ -98,16 +109,15 @@ def fagg(
             out=None if out is None else to_array(out),
             workers=threads(workers),
         )
-        if not return_lse:
-            return to_tensor(found) if out is None else out
-        return to_tensor(found[0]) if out is None else out, to_tensor(found[1])
-    batch, keep = _axes("batch_axis", batch_axis, a.ndim), _axes("keep_axis", keep_axis, a.ndim)
+        return _from_array(found, return_lse, out)
+    options = _options(scale, log, workers)
+    axes = inputs.as_axes(tuple(a.shape), batch_axis, keep_axis, lengths is not None)
+    batch, keep = map(list, axes)
     if out is not None:
         _check_out(out, [a.shape[i] for i in sorted([*batch, *keep])], a)
-    results = operator("fagg", a)(
-        a, batch, keep, _tensor("where", where, a), _tensor("lengths", lengths, a), scale, log, workers
-    )
-    return _given_back(results, return_lse, out)
+    mask, counts = _tensor("where", where, a), _tensor("lengths", lengths, a)
+    results = operator("fagg", a)(a, batch, keep, mask, counts, *options)
+    return _given_back(results, inputs.as_flag("return_lse", return_lse), out)
 
 
 def fagg_packed(
@@ -134,13 +144,12 @@ def fagg_packed(
             out=None if out is None else to_array(out),
             workers=threads(workers),
         )
-        if not return_lse:
-            return to_tensor(found) if out is None else out
-        return to_tensor(found[0]) if out is None else out, to_tensor(found[1])
+        return _from_array(found, return_lse, out)
     if out is not None:
         _check_out(out, [a.shape[0]], a)
-    results = operator("fagg_packed", a)(a, _tensor("offsets", offsets, a), scale, log, workers)
-    return _given_back(results, return_lse, out)
+    bounds = _tensor("offsets", offsets, a)
+    results = operator("fagg_packed", a)(a, bounds, *_options(scale, log, workers))
+    return _given_back(results, inputs.as_flag("return_lse", return_lse), out)
 
 
 def fagg_vjp(
@@ -180,6 +189,8 @@ def _gradient(
         **{name: to_plain(name, value) for name, value in keywords.items()}
         | {"workers": threads(keywords["workers"])},
     )
+    if out is not None:
+        torch.autograd.graph.increment_version(out)
     return result
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import nbfagg
+from nbfagg import inputs
 from nbfagg.torch import second
 from nbfagg.torch.arrays import LSE, RESULT, threads, to_array, to_tensor
 
@@ -175,6 +176,13 @@ def _fake_packed(a: Tensor, offsets: Tensor, *rest: Any) -> tuple[Tensor, Tensor
 # --- derivatives -------------------------------------------------------------
 
 
+def _backward(name: str) -> Any:
+    """Give the operator for a gradient, as an autograd function if a tangent or a transform is to pass it."""
+    from nbfagg.torch import transforms
+
+    return transforms.gradient(name)
+
+
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Save what the derivative of fagg reads."""
     a, batch, keep, where, lengths, *options = inputs
@@ -184,13 +192,14 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> No
 
 
 def derive(
-    ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, backward: Any = torch.ops.nbfagg.fagg_backward
+    ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, backward: Any = None
 ) -> tuple[Tensor | None, ...]:
     """Give the gradient by a."""
     grad_a = None
     if ctx.needs_input_grad[0] and not (grad is None and grad_lse is None):
         a, alpha, lse, where, lengths = ctx.saved_tensors
         batch, keep, options = ctx.rest
+        backward = backward or _backward("fagg_backward")
         grad_a = backward(grad, grad_lse, a, alpha, lse, batch, keep, where, lengths, *options)
     return grad_a, None, None, None, None, None, None, None
 
@@ -241,11 +250,12 @@ def derive_packed(
     ctx: Any,
     grad: Tensor | None,
     grad_lse: Tensor | None,
-    backward: Any = torch.ops.nbfagg.fagg_packed_backward,
+    backward: Any = None,
 ) -> tuple[Tensor | None, ...]:
     """Give the gradient by a."""
     grad_a = None
     if ctx.needs_input_grad[0] and not (grad is None and grad_lse is None):
+        backward = backward or _backward("fagg_packed_backward")
         grad_a = backward(grad, grad_lse, *ctx.saved_tensors, *ctx.options)
     return grad_a, None, None, None, None
 
@@ -284,12 +294,20 @@ def _mapped_mask(
 ) -> Tensor | None:  # fmt: skip
     """Give one mask for mask and lengths; `a` has the mapped axis in front, the axes count from behind it."""
     mask = None
+    if where is not None and where.ndim - (where_dim is not None) > a.ndim - 1:
+        raise ValueError(
+            f"nbfagg: where has shape {tuple(where.shape)}; want one that broadcasts to a of shape "
+            f"{tuple(a.shape[1:])}"
+        )
     if where is not None:
         mask = where if where_dim is None else where.movedim(where_dim, 0)
         if where_dim is not None:
             mask = mask.reshape(size, *(1,) * (a.ndim - mask.ndim), *mask.shape[1:])
     if lengths is not None:
         counts = lengths.unsqueeze(0) if lengths_dim is None else lengths.movedim(lengths_dim, 0)
+        for count in counts.unbind(0):
+            if torch._C._functorch.maybe_get_level(count) < 0:
+                inputs.as_lengths(to_array(count), tuple(a.shape[1:]), tuple(batch), tuple(keep))
         inside = torch.stack(
             [second.within(count, a.shape[1:], batch[0], keep[0]) for count in counts.unbind(0)]
         )

@@ -113,26 +113,24 @@ class Packed:
 
     def __init__(self, a: Tensor, offsets: Tensor) -> None:
         self.tail = (1,) * (a.ndim - 1)
+        self.terms = list(range(1, a.ndim))
         self.count = offsets.shape[0] - 1
         tokens = torch.arange(a.shape[0], device=a.device)
         self.of_token = torch.searchsorted(offsets.long(), tokens, right=True) - 1
 
     def token(self, x: Tensor) -> Tensor:
         """Sum over the terms of each token."""
-        return x.flatten(1).sum(1).reshape(-1, *self.tail)
-
-    def _by_row(self, x: Tensor) -> Tensor:
-        return x.new_zeros(self.count).index_add(0, self.of_token, x.flatten(1).sum(1))
+        return x.sum(self.terms, keepdim=True) if self.terms else x
 
     def row(self, x: Tensor) -> Tensor:
         """Sum over each row, for each of its tokens."""
-        return self._by_row(x)[self.of_token].reshape(-1, *self.tail)
+        return self.spread(self.total(x), True)
 
     def tops(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Give each token's maximum, and for each token its row's."""
-        token = x.flatten(1).amax(1) if x[0:1].numel() else x.new_full((x.shape[0],), -torch.inf)
-        rows = x.new_full((self.count,), -torch.inf).scatter_reduce(0, self.of_token, token, "amax")
-        return token.reshape(-1, *self.tail), rows[self.of_token].reshape(-1, *self.tail)
+        token = _top(x, self.terms)
+        rows = x.new_full((self.count,), -torch.inf)
+        return token, self.spread(rows.scatter_reduce(0, self.of_token, self.gather(token), "amax"), True)
 
     def spread(self, grad: Tensor, of_row: bool) -> Tensor:
         """Give each token's, or for each token its row's."""
@@ -140,11 +138,11 @@ class Packed:
 
     def gather(self, x: Tensor) -> Tensor:
         """Give what tokens have, without their terms' axes."""
-        return x.flatten()
+        return x.reshape(len(self.of_token))
 
     def total(self, x: Tensor) -> Tensor:
-        """Sum what tokens have over each row."""
-        return self._by_row(x)
+        """Sum what tokens or terms have over each row."""
+        return x.new_zeros(self.count).index_add(0, self.of_token, self.gather(self.token(x)))
 
 
 def _weights(x: Tensor, top: Tensor, add: Any) -> Tensor:
@@ -179,10 +177,13 @@ def derivatives(
     shares = rows.token(v * p)
     whole = rows.row(shares)
     if log:
+        # Of a token that holds nothing, neither gradient nor logarithm changes anything.
+        holds = token_top != -torch.inf
+        g = torch.where(holds, g, 0.0)
         w = _weights(x, token_top, rows.token)
         own = rows.token(v * w)
         rest = rows.row(g.expand_as(own)) - h
-        by_grad = scale * (own - whole)
+        by_grad = torch.where(holds, scale * (own - whole), 0.0)
         by_a = scale**2 * (w * g * (v - own) - rest * p * (v - whole))
     else:
         alpha = rows.token(p)

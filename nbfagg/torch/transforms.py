@@ -176,8 +176,17 @@ def _refuse_nested_tangents() -> None:
         )
 
 
+def gradient(name: str) -> Any:
+    """Give an operator for a gradient, as an autograd function if a transform or a tangent asks for it."""
+    functions: dict[str, Any] = {"fagg_backward": FaggBackward, "fagg_packed_backward": FaggPackedBackward}
+    return functions[name].apply if are_transforms_active() else getattr(_ops, name)
+
+
 def operator(name: str, a: Tensor) -> Any:
     """Give an operator of `a`, as the autograd function that serves best."""
+    if torch.compiler.is_compiling() and not a.requires_grad:
+        # Dynamo follows vmap into an operator, but not into a function.
+        return getattr(_ops, name)
     if are_transforms_active():
         _refuse_nested_tangents()
         functions: dict[str, Any] = {"fagg": Fagg, "fagg_packed": FaggPacked}
