@@ -4,12 +4,11 @@ import numpy as np
 from numba import prange
 
 from nbfagg import fields
-from nbfagg.cpu import gradient, nest, rows
 from nbfagg.cpu.cache import compiled
-from nbfagg.cpu.formats import write_run
-from nbfagg.cpu.packed import packed_rows
-from nbfagg.cpu.tasks import Task, call, take, unpack
+from nbfagg.cpu.tasks import Later, Task, call, take, unpack
 from nbfagg.cpu.vector import poke
+
+formats, gradient, nest, packed, rows = map(Later, ("formats", "gradient", "nest", "packed", "rows"))
 
 
 @compiled()
@@ -52,7 +51,7 @@ def parallel(function, arguments, memory, tasks, queue, thread_bytes, workers):
 @compiled()
 def round_serial(like, source, count, kind, item, target):
     """Round `count` numbers of the type of `like` to those of another kind."""
-    write_run(like, kind, item, source, count, target, item)
+    formats.write_run(like, kind, item, source, count, target, item)
 
 
 @Task
@@ -147,10 +146,10 @@ def gradient_part(like):
 
 
 @Task
-def packed(like):
+def packed_row(like):
     """Take packed rows, all but the long ones."""
 
     def function(arguments, memory, number):
-        packed_rows(like, arguments, memory, number)
+        packed.packed_rows(like, arguments, memory, number)
 
     return function

@@ -14,7 +14,10 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 
 class _Codegen:
-    """A code generator that does not set the environment of a function that has no machine code."""
+    """A code generator for functions that have no machine code, and no environment.
+
+    What kernels call handles no Python object, and raises nothing.
+    """
 
     def __init__(self, codegen):
         self._codegen = codegen
@@ -23,7 +26,8 @@ class _Codegen:
         return getattr(self._codegen, name)
 
     def set_env(self, name, environment):
-        """Do nothing: what kernels call handles no Python object, and raises nothing."""
+        """Forget it: the disk cache would have the function's module imported to make it again."""
+        getattr(environment, "_memo", {}).pop(name, None)
 
 
 class _InnerLibrary(JITCodeLibrary):
