@@ -40,12 +40,13 @@ def fagg(
 
     Parameters
     ----------
-    a : array_like
-        Logits, of any rank from 1 on and any strides; read in place and never
-        written. float16, bfloat16 (`ml_dtypes`), float32 and float64 keep their
-        type, half precision being computed in float32 and rounded once at the
-        end; integers and booleans are computed in float64. Other byte orders
-        are taken.
+    a : array_like or torch.Tensor
+        Logits, of any rank that has the axes named, and any strides; read in
+        place and never written. float16, bfloat16 (`ml_dtypes`), float32 and
+        float64 keep their type, half precision being computed in float32 and
+        rounded once at the end; integers and booleans are computed in float64.
+        Other byte orders are taken. A CPU tensor gives tensors, which carry
+        gradients; `where`, `lengths` and `out` may then be tensors too.
     batch_axis : int or tuple of ints, default 0
         Axes along which each index is aggregated by itself; ``()`` for none.
         Negative axes count from the end.

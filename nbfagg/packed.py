@@ -29,7 +29,7 @@ def fagg_packed(
 
     Parameters
     ----------
-    a : array_like
+    a : array_like or torch.Tensor
         Logits (T, N, H): the tokens of all rows on the first axis, and any
         number of axes that are summed over. Dtypes and strides as in `fagg`.
     offsets : array_like of int
