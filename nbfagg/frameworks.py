@@ -11,9 +11,8 @@ def adapter(a: Any) -> Any:
     """Give the module that has `fagg` and its kin for the type of `a`; None for NumPy's."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(a, torch.Tensor):
-        from nbfagg import torch as adapted
-
-        return adapted
+        # Once it is there; an import statement takes 1 us.
+        return sys.modules.get("nbfagg.torch") or by_name("torch")
     return None
 
 

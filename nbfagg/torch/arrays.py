@@ -15,14 +15,15 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # That of a result, by that of logits.
 RESULT = {dtype: dtype for dtype in FLOATS} | dict.fromkeys(INTEGERS, torch.float64)
+# What NumPy has too.
+_DIRECT = frozenset((torch.float32, torch.float64, torch.float16, torch.bool, torch.int64))
 # A log-sum-exp is at least float32.
 LSE = {dtype: dtype if dtype.itemsize > 2 else torch.float32 for dtype in FLOATS}
 
 
 def check(name: str, tensor: Tensor, device: torch.device | None = None) -> None:
     """Refuse a tensor that cannot be read as an array, naming its device, layout or dtype."""
-    where = tensor.device.type
-    if where != "cpu":
+    if not tensor.is_cpu:
         wanted = "CPU tensors are taken by this version (a.cpu() makes one)"
         raise NotImplementedError(f"nbfagg: {name} is a tensor on device '{tensor.device}'; {wanted}")
     if device is not None and tensor.device != device:
@@ -48,6 +49,8 @@ def check_logits(a: Tensor) -> None:
 
 def to_array(tensor: Tensor) -> npt.NDArray[Any]:
     """Give a tensor's memory as an array."""
+    if not tensor.requires_grad and tensor.dtype in _DIRECT and not tensor.is_neg():
+        return tensor.numpy()  # type: ignore[no-any-return]
     tensor = tensor.detach()
     if tensor.is_neg() or tensor.is_conj():
         tensor = tensor.resolve_neg().resolve_conj()
