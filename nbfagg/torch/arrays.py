@@ -21,16 +21,11 @@ _DIRECT = frozenset((torch.float32, torch.float64, torch.float16, torch.bool, to
 LSE = {dtype: dtype if dtype.itemsize > 2 else torch.float32 for dtype in FLOATS}
 
 
-def check(name: str, tensor: Tensor, device: torch.device | None = None) -> None:
+def check(name: str, tensor: Tensor) -> None:
     """Refuse a tensor that cannot be read as an array, naming its device, layout or dtype."""
     if not tensor.is_cpu:
         wanted = "CPU tensors are taken by this version (a.cpu() makes one)"
         raise NotImplementedError(f"nbfagg: {name} is a tensor on device '{tensor.device}'; {wanted}")
-    if device is not None and tensor.device != device:
-        raise RuntimeError(
-            f"nbfagg: expected all tensors to be on the same device, but {name} is on {tensor.device} and a "
-            f"on {device}"
-        )
     if tensor.layout != torch.strided:
         raise TypeError(f"nbfagg: {name} has layout {tensor.layout}; want torch.strided")
 

@@ -1,7 +1,9 @@
 """`nbfagg.fagg` and its kin for PyTorch tensors.
 
 A call that no one differentiates, traces or maps goes straight to the NumPy
-form on the tensor's memory; any other becomes an operator (operators.py).
+form on the tensor's memory. One that only autograd watches calls the kernels
+too, with their derivative (eager.py); any other becomes an operator
+(operators.py), or what torch.func asks for in its place (transforms.py).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from nbfagg.torch.eager import is_watched
 from nbfagg.torch.transforms import operator
 
 
-def _tensor(name: str, value: Any, a: Tensor) -> Tensor | None:
+def _tensor(name: str, value: Any) -> Tensor | None:
     """Give a mask, lengths or offsets as a tensor; an array's is the caller's to change, and is copied."""
     if value is None:
         return None
@@ -29,7 +31,7 @@ def _tensor(name: str, value: Any, a: Tensor) -> Tensor | None:
         # What is broadcast stays so.
         array = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
         value = torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iu" else array.dtype))
-    check(name, value, a.device)
+    check(name, value)
     return value.long() if value.dtype in (torch.uint16, torch.uint32, torch.uint64) else value
 
 
@@ -115,7 +117,7 @@ def fagg(
     batch, keep = map(list, axes)
     if out is not None:
         _check_out(out, [a.shape[i] for i in sorted([*batch, *keep])], a)
-    mask, counts = _tensor("where", where, a), _tensor("lengths", lengths, a)
+    mask, counts = _tensor("where", where), _tensor("lengths", lengths)
     results = operator("fagg", a)(a, batch, keep, mask, counts, *options)
     return _given_back(results, inputs.as_flag("return_lse", return_lse), out)
 
@@ -147,7 +149,7 @@ def fagg_packed(
         return _from_array(found, return_lse, out)
     if out is not None:
         _check_out(out, [a.shape[0]], a)
-    bounds = _tensor("offsets", offsets, a)
+    bounds = _tensor("offsets", offsets)
     results = operator("fagg_packed", a)(a, bounds, *_options(scale, log, workers))
     return _given_back(results, inputs.as_flag("return_lse", return_lse), out)
 

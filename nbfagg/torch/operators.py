@@ -74,7 +74,7 @@ def fagg(
     return to_tensor(np.asarray(alpha, order="C")), to_tensor(lse)
 
 
-def _gradients(grad: Tensor | None, grad_lse: Tensor | None, alpha: Tensor, lse: Tensor) -> dict[str, Any]:
+def _gradients(grad: Tensor | None, grad_lse: Tensor | None, alpha: Tensor) -> dict[str, Any]:
     """Give the two gradients as `fagg_vjp` takes them; a missing one is 0."""
     of_alpha = np.zeros(tuple(alpha.shape), np.float32) if grad is None else to_array(_wide(grad))
     if grad_lse is None:
@@ -104,7 +104,7 @@ def fagg_backward(
     """Give the gradient by a CPU tensor."""
     result = torch.empty_like(a, dtype=RESULT[a.dtype])
     nbfagg.fagg_vjp(
-        **_gradients(grad, grad_lse, alpha, lse),
+        **_gradients(grad, grad_lse, alpha),
         a=to_array(a),
         alpha=to_array(_wide(alpha)),
         lse=to_array(lse),
@@ -141,7 +141,7 @@ def fagg_packed_backward(
     """Give the gradient by packed rows."""
     result = torch.empty_like(a, dtype=RESULT[a.dtype])
     nbfagg.fagg_packed_vjp(
-        **_gradients(grad, grad_lse, alpha, lse),
+        **_gradients(grad, grad_lse, alpha),
         a=to_array(a),
         offsets=to_array(offsets),
         alpha=to_array(_wide(alpha)),
