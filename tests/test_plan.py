@@ -151,6 +151,49 @@ def test_drivers(driven, way, workers, loops):
     assert driven == loops
 
 
+@pytest.mark.parametrize(
+    ("shape", "workers", "loops"),
+    [
+        ((3, 10, 20), None, ["serial gradient_rows"]),
+        pytest.param((60, 2000, 3), 2, ["parallel gradient_rows"], marks=needs_threads),
+        pytest.param((1, 4600, 30), 1, ["serial gradient_rows"]),
+        pytest.param(
+            (1, 4600, 30), 2, ["parallel gradient_dots", "parallel gradient_part"], marks=needs_threads
+        ),
+    ],
+)
+def test_loops_of_the_gradient(driven, shape, workers, loops):
+    a = np.zeros(shape, np.float32)
+    alpha, lse = nbfagg.fagg(a, return_lse=True)
+    driven.clear()
+    nbfagg.fagg_vjp(alpha, a, alpha, lse, workers=workers)
+    assert driven == loops
+
+
+@pytest.mark.parametrize(
+    ("lengths", "workers", "forward", "backward"),
+    [
+        ([3, 0, 5], None, ["serial packed_rows"], ["serial packed_rows"]),
+        pytest.param([2000] * 60, 2, ["parallel packed_rows"], ["parallel packed_rows"], marks=needs_threads),
+        # A long row's parts are shared, the others taken whole.
+        pytest.param(
+            [1, 200_000, 2], 2,
+            ["parallel reduced_part", "parallel finished_part", "parallel packed_rows"],
+            ["parallel gradient_dots", "parallel gradient_part", "parallel packed_rows"],
+            marks=needs_threads,
+        ),
+    ],
+)  # fmt: skip
+def test_loops_of_packed_rows(driven, lengths, workers, forward, backward):
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    a = np.zeros((offsets[-1], 3), np.float32)
+    alpha, lse = nbfagg.fagg_packed(a, offsets, return_lse=True, workers=workers)
+    assert driven == forward
+    driven.clear()
+    nbfagg.fagg_packed_vjp(alpha, a, offsets, alpha, lse, workers=workers)
+    assert driven == backward
+
+
 def test_a_small_array_takes_the_short_way_only_as_it_is(driven):
     a = WAYS["small"].normal(np.float32)
     assert a.nbytes <= plan.SERIAL

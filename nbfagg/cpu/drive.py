@@ -146,7 +146,7 @@ def gradient_part(like):
 
 
 @Task
-def packed_row(like):
+def packed_rows(like):
     """Take packed rows, all but the long ones."""
 
     def function(arguments, memory, number):

@@ -266,7 +266,7 @@ def run_packed(
             count=packing.count,
             packed=packing.arguments(out, drive.whole),
         )
-        call.do((drive.packed_row, packing.tasks))
+        call.do((drive.packed_rows, packing.tasks))
 
 
 def run_packed_gradient(
@@ -296,7 +296,7 @@ def run_packed_gradient(
             packed=packing.arguments(out, drive.gradient_rows),
             given=_addresses(given),
         )
-        call.do((drive.packed_row, packing.tasks))
+        call.do((drive.packed_rows, packing.tasks))
 
 
 class _Packing:
