@@ -15,12 +15,15 @@ def offsets_of(lengths):
 
 LENGTHS = {
     "tiny": [3, 1, 0, 4, 7, 2, 0, 0, 5] * 40,
+    "few": [3, 1, 0, 4, 7],
     "mixed": [300, 0, 5, 2000, 1, 64, 65, 900],
     "one long": [1, 60_000, 2, 3],
     "empty": [0, 0, 0],
     "none": [],
 }
 TERMS = {"single": (), "few": (3,), "heads": (2, 20), "long": (9000,)}
+# Long tokens in a few rows only: the others would be half a gigabyte.
+CASES = [(lengths, terms) for lengths in LENGTHS for terms in TERMS if terms != "long" or lengths == "few"]
 
 
 def case(lengths, terms, dtype, seed=0):
@@ -33,18 +36,9 @@ def case(lengths, terms, dtype, seed=0):
 
 @pytest.mark.parametrize("log", [False, True], ids=["plain", "log"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("terms", TERMS)
-@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize(("lengths", "terms"), CASES)
 def test_each_row_is_what_it_is_alone(lengths, terms, dtype, log):
-    if terms == "long" and lengths != "tiny":
-        pytest.skip("half a gigabyte")
-    if terms == "long":
-        a, offsets, grad, of_lse = (
-            x[:k] for x, k in zip(case(lengths, terms, dtype), (20, 6, 20, 5), strict=True)
-        )
-        a, grad = a[: offsets[-1]], grad[: offsets[-1]]
-    else:
-        a, offsets, grad, of_lse = case(lengths, terms, dtype)
+    a, offsets, grad, of_lse = case(lengths, terms, dtype)
     alpha, lse = nbfagg.fagg_packed(a, offsets, log=log, scale=0.5, return_lse=True)
     keywords = {"log": log, "scale": 0.5, "return_lse": True}
     found = nbfagg.fagg_packed_vjp((grad, of_lse), a, offsets, alpha, lse, **keywords)
@@ -82,6 +76,7 @@ def test_any_layout_and_dtype_and_in_place(dtype, order):
             if i < j
         ]
     )
+    # At most 6 units of the formula's largest term, which is below 1, and 1 for what float16 adds.
     eps = np.finfo(found.dtype).eps
     np.testing.assert_allclose(found.astype(np.float64), exact, rtol=8 * eps, atol=8 * eps)
     if a.dtype == found.dtype:
