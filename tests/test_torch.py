@@ -270,7 +270,7 @@ def test_softmax_samples(log):
             step = 3 * info.eps if log else info.smallest_normal * info.eps
             torch.testing.assert_close(found.double(), wanted, rtol=3 * info.eps, atol=step)
             if where is None:
-                # Its exponentials are off by |logit| / 2 units in float64: 1e4 * 2**-53 = 1.1e-12, and its sums.
+                # Its exponentials are off by |logit| / 2 units: 1e4 * 2**-53 = 1.1e-12, and so are its sums.
                 theirs = getattr(torch, "log_softmax" if log else "softmax")(a.double(), dim)
                 apart = 3 * info.eps + 2e-12
                 torch.testing.assert_close(found.double(), theirs, rtol=apart, atol=step + 2e-12)
