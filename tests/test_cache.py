@@ -4,8 +4,11 @@ Most tests are about a kernel of one line, which compiles in no time, by the dec
 """
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import helpers
 import pytest
 from helpers import run_python
 
@@ -59,7 +62,7 @@ def files(folder):
 def test_a_second_process_compiles_nothing(folder):
     assert compilations(folder) == 1
     written = files(folder)
-    assert len(written) == 2
+    assert len(written) == 1
     assert compilations(folder) == 0
     assert files(folder) == written
 
@@ -97,7 +100,7 @@ def test_it_can_be_turned_off(folder):
     assert compilations(folder, NBFAGG_CACHE="0") == 1
     assert files(folder) == []
     assert compilations(folder, NBFAGG_CACHE="1") == 1
-    assert len(files(folder)) == 2
+    assert len(files(folder)) == 1
 
 
 def test_no_folder_to_write_to(folder):
@@ -122,13 +125,110 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     assert files(folder) == []
 
 
-@pytest.mark.parametrize(("kind", "content"), [("nbi", b""), ("nbc", b"\x80\x05 not a pickle")])
-def test_a_damaged_file(folder, kind, content):
+def _flipped(content):
+    """One bit of the machine code is another one: Numba would run it."""
+    at = content.index(b"\x7fELF") + 200
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: b"", lambda content: content[:1000], lambda content: b"\x80\x05 garbage" * 99, _flipped],
+    ids=["empty", "truncated", "garbage", "one bit"],
+)
+def test_a_damaged_file(folder, damage):
     assert compilations(folder) == 1
-    (path,) = (path for path in files(folder) if path.suffix == f".{kind}")
-    path.write_bytes(content)
+    (path,) = files(folder)
+    sound = path.read_bytes()
+    path.write_bytes(damage(sound))
     assert compilations(folder) == 1
+    assert files(folder) == [path]
     assert compilations(folder) == 0
+
+
+def test_a_folder_that_may_only_be_read(folder):
+    cache = folder / "cache"
+    assert compilations(folder) == 1
+    # A superuser may write anywhere, so nothing is tried there.
+    before = """
+import pathlib
+def refuse(*arguments):
+    raise PermissionError(13, "Permission denied")
+pathlib.Path.write_bytes = refuse
+"""
+    assert compilations(folder, before) == 0
+    shutil.rmtree(cache)
+    assert compilations(folder, before) == 1
+    assert files(folder) == []
+
+
+def test_no_home(folder):
+    # Where the package may not be written either, Numba looks for the user's own cache.
+    settings = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"))
+    assert compilations(folder, **settings) == 1
+
+
+def test_an_upgrade_under_a_running_process(folder):
+    """What it compiles of the old sources must not be taken for that of the new ones."""
+    copied = copy_to(folder / "copy")
+    edited = copied / "cpu" / "tiles.py"
+    before = f"""
+import pathlib
+import nbfagg.cpu.cache
+nbfagg.cpu.cache.source_stamp()
+edited = pathlib.Path({str(edited)!r})
+edited.write_text(edited.read_text() + "# upgraded")
+"""
+    settings = {"PYTHONPATH": str(folder / "copy")}
+    assert compilations(folder, before, **settings) == 1
+    assert files(folder) == []
+    assert compilations(folder, **settings) == 1
+
+
+def test_another_processor(folder):
+    """A kernel made for one is not run on another one that shares the folder."""
+    assert compilations(folder) == 1
+    settings = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+    assert compilations(folder, **settings) == 1
+    assert compilations(folder, **settings) == 0
+    assert compilations(folder) == 0
+
+
+RACE = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import kernel
+print("ready", flush=True)
+sys.stdin.readline()
+# Two types of arguments, in another order in every second process.
+values = [21.0, 21]
+for value in values[:: 1 if int(sys.argv[2]) % 2 else -1]:
+    result = kernel.twice(value)
+    assert result == 42 and type(result) is type(value), (value, result)
+"""
+
+
+def test_processes_that_race_for_it(folder):
+    for _ in range(2):
+        environment = helpers.environment(NUMBA_CACHE_DIR=str(folder / "cache"), NBFAGG_CACHE=None)
+        command = [sys.executable, "-P", "-W", "error", "-c", RACE, str(folder)]
+        processes = [
+            subprocess.Popen(
+                [*command, str(i)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            for i in range(8)
+        ]
+        for process in processes:
+            assert process.stdout.readline() == b"ready\n"
+        for process in processes:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        for process in processes:
+            process.communicate(timeout=120)
+            assert process.returncode == 0
+    assert len(files(folder)) == 2
+    after = "assert type(kernel.twice(21)) is int"
+    assert compilations(folder, after=after) == 0
 
 
 def test_the_kernels_themselves():

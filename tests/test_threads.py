@@ -1,11 +1,12 @@
-"""Calls from many threads at once, and from a forked child: in a process of its own, which must survive."""
+"""Calls from many threads at once, on each of Numba's threading layers: right bits, no abort, no dead-lock.
 
-import os
+Each in a process of its own, which must survive; run_python is the watchdog.
+"""
 
+import layers
 import pytest
 from helpers import run_python
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+from layers import LAYERS
 
 # Ways that take each driver, small ones and such that threads share, and what they give in one thread.
 SETUP = """
@@ -16,6 +17,9 @@ from ways import WAYS
 
 NAMES = ["small", "blocks", "parts of tokens", "runs side by side", "columns of tokens", "chunks of tokens"]
 cases = [(WAYS[n].lay(WAYS[n].normal(dtype)), WAYS[n].keep) for n in NAMES for dtype in "fd"]
+# Large enough for threads of our own too.
+cases.append((np.random.default_rng(0).normal(size=(40, 500, 40)), 1))
+cases.append((np.random.default_rng(1).normal(size=(2, 500, 1000)).astype("f"), 1))
 
 def fagg(case, **keywords):
     a, keep = case
@@ -51,54 +55,100 @@ wanted = [fagg(case, workers=1) for case in cases]
 print(all(results is not None and agree(results, wanted) for results in found))
 """
 
-FORK = """
-wanted = [fagg(case, workers=workers) for case in cases for workers in (1, None)]
-child = os.fork()
-if child == 0:
-    again = [fagg(case, workers=workers) for case in cases for workers in (1, None)]
-    os._exit(0 if agree(again, wanted) else 1)
-_, status = os.waitpid(child, 0)
-print(os.waitstatus_to_exitcode(status), agree([fagg(case) for case in cases for _ in (1, 2)], wanted))
-"""
+# The user's own parallel region, whose every iteration calls back; another region runs beside it.
+NESTED = """
+import ctypes, numba
 
-FORK_FIRST = """
-child = os.fork()
-results = [fagg(case) for case in cases]
 wanted = [fagg(case, workers=1) for case in cases]
-if child == 0:
-    os._exit(0 if agree(results, wanted) else 1)
-_, status = os.waitpid(child, 0)
-print(os.waitstatus_to_exitcode(status), agree(results, wanted))
+right = np.zeros(64, np.int64)
+busy = threading.Event()
+
+@ctypes.CFUNCTYPE(ctypes.c_longlong, ctypes.c_longlong)
+def callback(number):
+    place = number % len(cases)
+    right[number] = np.array_equal(fagg(cases[place]), wanted[place])
+    return 1
+
+@numba.njit(parallel=True, nogil=True)
+def region(count):
+    total = 0
+    for i in numba.prange(count):
+        total += callback(i)
+    return total
+
+[fagg(case) for case in cases]
+assert region(len(right)) == len(right)
+print(right.all())
+"""
+
+POOL = """
+from concurrent.futures import ThreadPoolExecutor
+wanted = [fagg(case, workers=1) for case in cases]
+with ThreadPoolExecutor(16) as pool:
+    print(all(agree(pool.map(fagg, cases), wanted) for _ in range(5)))
+"""
+
+JOBLIB = """
+import joblib
+# Another process gets a copy in one piece.
+cases = [case for case in cases if case[0].flags.c_contiguous]
+wanted = [fagg(case, workers=1) for case in cases]
+with joblib.parallel_config(backend=sys.argv[1], n_jobs=3):
+    print(agree(joblib.Parallel()(joblib.delayed(fagg)(case) for case in cases), wanted))
+"""
+
+DASK = """
+import dask
+wanted = [fagg(case, workers=1) for case in cases]
+tasks = [dask.delayed(fagg)(case) for case in cases]
+print(agree(dask.compute(*tasks, scheduler="threads", num_workers=8), wanted))
+"""
+
+OWN = """
+from nbfagg.cpu import crew, team
+drawn = []
+draw = team._draw
+team._draw = lambda job, end, worker: drawn.append(threading.get_ident()) or draw(job, end, worker)
+wanted = fagg(cases[-2], workers=1)
+assert drawn == []
+for _ in range(200):
+    assert np.array_equal(fagg(cases[-2]), wanted)
+print(len(set(drawn)))
 """
 
 
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("count", [2, 16])
 def test_threads_at_once(count, layer):
-    assert run_python(SETUP + AT_ONCE, count, NUMBA_THREADING_LAYER=layer) == "True\n"
+    code = layers.code(layer) + SETUP + AT_ONCE
+    assert run_python(code, count, **layers.settings(layer)) == "True\n"
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
+def test_from_inside_a_parallel_region(layer):
+    code = layers.code(layer) + SETUP + NESTED
+    assert run_python(code, NUMBA_NUM_THREADS="4", **layers.settings(layer)) == "True\n"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_in_a_pool_of_threads(layer):
+    assert run_python(layers.code(layer) + SETUP + POOL, **layers.settings(layer)) == "True\n"
+
+
+@pytest.mark.parametrize(("backend", "layer"), [("loky", "omp"), ("threading", "workqueue")])
+def test_in_workers_of_joblib(backend, layer):
+    pytest.importorskip("joblib")
+    code = layers.code(layer) + SETUP + JOBLIB
+    assert run_python(code, backend, as_file=True, **layers.settings(layer)) == "True\n"
 
 
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_a_child_forked_after_a_call(layer):
-    assert run_python(SETUP + FORK, NUMBA_THREADING_LAYER=layer) == "0 True\n"
+def test_in_workers_of_dask(layer):
+    pytest.importorskip("dask")
+    assert run_python(layers.code(layer) + SETUP + DASK, **layers.settings(layer)) == "True\n"
 
 
-def test_a_child_forked_before_the_first_call():
-    assert run_python(SETUP + FORK_FIRST) == "0 True\n"
-
-
-def test_a_pool_of_processes():
-    code = """
-import multiprocessing
-import numpy as np
-import nbfagg
-
-def total(seed):
-    a = np.random.default_rng(seed).normal(size=(4, 300, 60))
-    return nbfagg.fagg(a).tobytes()
-
-if __name__ == "__main__":
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        print(pool.map(total, range(4)) == [total(seed) for seed in range(4)])
-"""
-    assert run_python(code) == "True\n"
+@pytest.mark.parametrize("layer", ["workqueue", "none"])
+def test_threads_of_our_own_take_part(layer):
+    code = layers.code(layer) + SETUP + OWN
+    assert run_python(code, NUMBA_NUM_THREADS="3", **layers.settings(layer)) == "3\n"

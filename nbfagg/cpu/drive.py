@@ -31,19 +31,28 @@ def small(function, flat, table, table_size, law, scale, log, out, lse, memory, 
 
 
 @compiled()
-def serial(function, arguments, memory, tasks):
+def serial(function, arguments, memory, begin, end):
     """Do one task after the other."""
-    for task in range(tasks):
+    for task in range(begin, end):
         call(function, arguments, memory, task)
 
 
+@compiled()
+def drawn(function, arguments, memory, queue, end):
+    """Draw tasks and do them, beside other threads that do the same."""
+    task = take(queue)
+    while task < end:
+        call(function, arguments, memory, task)
+        task = take(queue)
+
+
 @compiled(parallel=True)
-def parallel(function, arguments, memory, tasks, queue, thread_bytes, workers):
-    """Do all tasks, each thread drawing its next one when it is done with one."""
-    poke(queue, 0)
+def parallel(function, arguments, memory, thread_bytes, queue, begin, end, workers):
+    """Do all tasks on Numba's threads, each of which draws its next one when it is done with one."""
+    poke(queue, begin)
     for worker in prange(workers):
         task = take(queue)
-        while task < tasks:
+        while task < end:
             call(function, arguments, memory + worker * thread_bytes, task)
             task = take(queue)
 

@@ -113,13 +113,14 @@ class _Call:
         packed: tuple[int, ...] = (0,) * 6,
         given: tuple[int, ...] = (0,) * 3,
     ) -> None:
-        self.count = count
+        self.count, self.nbytes = count, plan.nbytes
         self.like = plan.like
         self.thread_bytes = thread_bytes + -thread_bytes % 64
         threads_bytes = count * self.thread_bytes
         self.workspace = _take_workspace(64 + _ARGUMENTS.size + threads_bytes + shared_bytes)
         memory, start = self.workspace
-        self.queue, self.arguments, self.threads = start, start + 64, start + 64 + _ARGUMENTS.size
+        # Its first cache line is the queue.
+        self.arguments, self.threads = start + 64, start + 64 + _ARGUMENTS.size
         _ARGUMENTS.pack_into(
             memory.data,
             64,
@@ -138,21 +139,15 @@ class _Call:
 
     def do(self, *kinds: tuple[Task, int]) -> None:
         """Do all tasks of each kind, one kind after the other, and end the call."""
+        memory = self.workspace[0]
         for task, tasks in kinds:
-            self._do(task, tasks)
+            function = task.address(self.like)
+            job = team.Job(
+                function, self.arguments, self.threads, self.thread_bytes, memory[:8].view(np.int64)
+            )
+            for begin, end in team.slices(tasks, self.nbytes):
+                team.do(job, self.count, begin, end)
         _keep_workspace(self.workspace)
-
-    def _do(self, task: Task, tasks: int) -> None:
-        function = task.address(self.like)
-        if self.count > 1:
-            with team.gathered(self.count) as may_start:
-                if may_start:
-                    drive.parallel(
-                        *(function, self.arguments, self.threads, tasks),
-                        *(self.queue, self.thread_bytes, self.count),
-                    )
-                    return
-        drive.serial(function, self.arguments, self.threads, tasks)
 
 
 def _places(
@@ -207,8 +202,10 @@ def run(
 
 
 def _shares_parts(plan: Plan, count: int) -> bool:
-    """Say whether threads share the parts of rows, since there are too few tasks of whole ones."""
-    return count > 1 and plan.tasks < TASKS_A_THREAD * count and plan.parts > int(plan.table[fields.ROWS])
+    """Say whether the parts of rows are shared: for want of whole ones, or since one takes too long."""
+    several = plan.parts > int(plan.table[fields.ROWS])
+    few = count > 1 and plan.tasks < TASKS_A_THREAD * count
+    return several and (few or plan.nbytes > plan.tasks * team.SLICE)
 
 
 def run_gradient(

@@ -1,69 +1,118 @@
-"""The threads of a call: how many it is worth, and whether they may start at all."""
+"""The threads of a call: how many it is worth, and whose.
+
+Numba's are used where that is safe. Where it is not, threads of our own (crew.py)
+do the same tasks to the same bits:
+
+* `workqueue` aborts the process if two threads start its team at once, or one starts it from inside;
+* GNU OpenMP ends a forked child that starts a team after its parent did, and TBB may be of no use there;
+* there may be no threading layer at all.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
-import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
+import numpy as np
+import numpy.typing as npt
 
+from nbfagg.cpu import crew, drive
 from nbfagg.plan import SERIAL
 
-# Numba's workqueue aborts the process if two threads start a team at once: one of them then goes alone, to
-# the same bits.
-_lock = threading.Lock()
-# GNU OpenMP ends a child that starts a team after a fork, if its parent had one: such a child goes alone.
+_SAFE = ("omp", "tbb")
+
+# A call is cut into slices of this size: 20 ms at 3 GB/s, and starting threads again takes some 5 us.
+SLICE = 64 * 1024 * 1024
+# Of each thread of our own: a wake on another core took 80 us, in which a core reads 1 MiB.
+OURS = 2 * 1024 * 1024
+
 _forked = False
-
-
-def _layer() -> str | None:
-    """Give the name of Numba's threading layer, None before anything asked for threads."""
-    try:
-        return str(numba.threading_layer())  # type: ignore[attr-defined]
-    except ValueError:
-        return None
+_layer: str | None = None  # "none" where none can be loaded
 
 
 def _note_fork() -> None:
-    global _forked, _lock
-    _forked = _layer() == "omp"
-    _lock = threading.Lock()
+    global _forked
+    _forked = True
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
-def size(workers: int | None, nbytes: int) -> int:
-    """Give how many threads an array of this size is worth, at most `workers`."""
-    if nbytes <= SERIAL or _forked:
-        return 1
-    # Asking Numba how many it would use loads its threading layer.
-    most: int = numba.get_num_threads() if workers is None else min(workers, _most())
-    return max(1, min(most, nbytes // SERIAL))
+def layer() -> str:
+    """Give the name of Numba's threading layer, which is loaded if it is not; or "none"."""
+    global _layer
+    if _layer is None:
+        try:
+            numba.get_num_threads()
+            _layer = str(numba.threading_layer())  # type: ignore[attr-defined]
+        except (ValueError, ImportError):
+            _layer = "none"
+    return _layer
 
 
 def _most() -> int:
     return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined,no-any-return]  # set at run time
 
 
-@contextlib.contextmanager
-def gathered(count: int) -> Iterator[bool]:
-    """Set Numba's number of threads for a while; say whether a team may start, or the caller goes alone."""
-    before: Any = numba.get_num_threads()
-    guard = _layer() == "workqueue"
-    if guard and not _lock.acquire(blocking=False):
-        yield False
-        return
-    try:
-        if before != count:
-            numba.set_num_threads(count)
-        yield True
-    finally:
-        if before != count:
-            numba.set_num_threads(before)
-        if guard:
-            _lock.release()
+def _numbas() -> bool:
+    """Say whether Numba's threads may start."""
+    return not _forked and layer() in _SAFE
+
+
+def size(workers: int | None, nbytes: int) -> int:
+    """Give how many threads an array of this size is worth, at most `workers`."""
+    if nbytes <= SERIAL:
+        return 1
+    if workers is None and layer() != "none":
+        most = int(numba.get_num_threads())
+    else:
+        most = min(workers or _most(), _most())
+    return max(1, min(most, nbytes // (SERIAL if _numbas() else OURS)))
+
+
+def slices(tasks: int, nbytes: int) -> Iterator[tuple[int, int]]:
+    """Cut a call's tasks where Python gets to look for signals: Ctrl-C waits for one slice."""
+    step = max(1, tasks * SLICE // max(1, nbytes))
+    for begin in range(0, tasks, step):
+        yield begin, min(tasks, begin + step)
+
+
+class Job(NamedTuple):
+    """What threads are to do, and where: addresses, as drive.py takes them."""
+
+    function: int
+    arguments: int
+    memory: int  # of the first thread
+    thread_bytes: int
+    queue: npt.NDArray[np.int64]  # one number
+
+
+def do(job: Job, count: int, begin: int, end: int) -> None:
+    """Do the tasks from `begin` to `end` on `count` threads at most."""
+    if count == 1:
+        drive.serial(job.function, job.arguments, job.memory, begin, end)
+    elif not _numbas():
+        job.queue[0] = begin
+        crew.work(functools.partial(_draw, job, end), count, _most() - 1)
+    else:
+        before: Any = numba.get_num_threads()
+        try:
+            if before != count:
+                numba.set_num_threads(count)
+            drive.parallel(
+                *(job.function, job.arguments, job.memory, job.thread_bytes),
+                *(job.queue.ctypes.data, begin, end, count),
+            )
+        finally:
+            if before != count:
+                numba.set_num_threads(before)
+
+
+def _draw(job: Job, end: int, worker: int) -> None:
+    """Do tasks as long as there are any."""
+    memory = job.memory + worker * job.thread_bytes
+    drive.drawn(job.function, job.arguments, memory, job.queue.ctypes.data, end)

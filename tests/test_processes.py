@@ -1,0 +1,151 @@
+"""Calls in children of a process that called: forked, spawned, from a server, and deep down; on each layer."""
+
+import os
+
+import layers
+import pytest
+from helpers import run_python
+from layers import LAYERS
+from test_threads import SETUP
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+
+FORK = """
+wanted = [fagg(case, workers=workers) for case in cases for workers in (1, None)]
+
+def grow(depth):
+    # A process, two children of it, and so on: each agrees, then each of its own does.
+    good = agree([fagg(case, workers=workers) for case in cases for workers in (1, None)], wanted)
+    children = []
+    for _ in range(2 if depth else 0):
+        child = os.fork()
+        if child == 0:
+            try:
+                code = 0 if grow(depth - 1) else 1
+            except BaseException:
+                code = 2
+            os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return good and not any(codes)
+
+print(grow(int(sys.argv[1])))
+"""
+
+# As gunicorn does with preload_app: the parent only imports, or has called; workers come and go.
+PREFORK = """
+if sys.argv[1] == "called":
+    [fagg(case) for case in cases]
+children = []
+for number in range(6):
+    child = os.fork()
+    if child == 0:
+        try:
+            results = [[None] * len(cases) for _ in range(3)]
+            def serve(place):
+                results[place] = [fagg(case) for case in cases]
+            threads = [threading.Thread(target=serve, args=(place,)) for place in range(3)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+            wanted = [fagg(case, workers=1) for case in cases]
+            code = 0 if all(agree(result, wanted) for result in results) else 1
+        except BaseException:
+            code = 2
+        os._exit(code)
+    children.append(child)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+# A fork while other threads are in the middle of calls.
+BUSY = """
+wanted = [fagg(case, workers=1) for case in cases]
+over = threading.Event()
+def call():
+    while not over.is_set():
+        for case in cases:
+            fagg(case)
+threads = [threading.Thread(target=call) for _ in range(3)]
+[thread.start() for thread in threads]
+codes = []
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        try:
+            code = 0 if agree([fagg(case) for case in cases], wanted) else 1
+        except BaseException:
+            code = 2
+        os._exit(code)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+over.set()
+[thread.join() for thread in threads]
+print(codes)
+"""
+
+# A fork while another thread compiles: the child needs the lock that this thread holds.
+COMPILING = """
+import os, threading, time
+import numba
+from nbfagg.cpu import jit
+from numba.core.compiler_lock import global_compiler_lock
+
+inside = threading.Event()
+def compile():
+    with global_compiler_lock:
+        inside.set()
+        time.sleep(0.5)
+thread = threading.Thread(target=compile)
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    import signal
+    signal.alarm(60)
+    os._exit(numba.njit(lambda x: x - 1)(1))
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), numba.njit(lambda x: x - 1)(1))
+"""
+
+POOL = """
+import multiprocessing
+import sys
+import numpy as np
+import nbfagg
+
+def total(seed):
+    a = np.random.default_rng(seed).normal(size=(40, 500, 40))
+    return nbfagg.fagg(a).tobytes()
+
+if __name__ == "__main__":
+    here = [total(seed) for seed in range(4)]
+    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+        print(pool.map(total, range(4)) == here)
+"""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_forked_children_and_theirs(layer):
+    assert run_python(layers.code(layer) + SETUP + FORK, 2, **layers.settings(layer)) == "True\n"
+
+
+@pytest.mark.parametrize("parent", ["called", "imported"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_workers_forked_beforehand(layer, parent):
+    settings = layers.settings(layer)
+    assert run_python(layers.code(layer) + SETUP + PREFORK, parent, **settings) == f"{[0] * 6}\n"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_fork_while_threads_call(layer):
+    # Numba's tbb layer prints that it could not stop its threads: a child uses none of them.
+    printed = run_python(layers.code(layer) + SETUP + BUSY, **layers.settings(layer))
+    assert printed.splitlines()[-1] == f"{[0] * 5}"
+
+
+def test_a_fork_while_a_thread_compiles():
+    assert run_python(COMPILING) == "0 0\n"
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_a_pool_of_processes(layer, start):
+    assert run_python(POOL, start, as_file=True, **layers.settings(layer)) == "True\n"
