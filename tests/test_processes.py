@@ -1,4 +1,4 @@
-"""Calls in children of a process that called: forked, spawned, from a server, and deep down; on each layer."""
+"""Calls in children of a process that called: forked, spawned, from a server, deep down; on each layer."""
 
 import os
 

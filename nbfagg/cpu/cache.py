@@ -67,8 +67,8 @@ class _Files:
         return data if (saved_key, stamp) == (key, source_stamp()) else None
 
     def save(self, key: Any, data: Any) -> None:
-        """Put it in the place of what was there, at once: other processes read the old file or the new one."""
-        payload = serialize.dumps((key, source_stamp(), data))
+        """Put it in the place of what was there, at once: others read the old file or the new one."""
+        payload = serialize.dumps((key, source_stamp(), data))  # type: ignore[no-untyped-call]
         if _hash_of_sources() != source_stamp():
             # Another version was put in place since this process began, and its modules may be of both.
             return
