@@ -142,9 +142,7 @@ class _Call:
         queue = self.workspace[0][:8].view(np.int64)
         for task, tasks in kinds:
             function = task.address(self.like)
-            job = team.Job(
-                function, self.arguments, self.threads, self.thread_bytes, memory[:8].view(np.int64)
-            )
+            job = team.Job(function, self.arguments, self.threads, self.thread_bytes, queue)
             for begin, end in team.slices(tasks, self.nbytes):
                 team.do(job, self.count, begin, end)
         _keep_workspace(self.workspace)
@@ -299,15 +297,16 @@ def run_packed_gradient(
 class _Packing:
     """How packed rows are shared out.
 
-    Rows so long that a thread with one of them would keep the others waiting
-    are taken one by one, their parts shared; then the others, whole.
+    Rows so long that a thread with one of them would keep the others (or
+    Ctrl-C) waiting are taken one by one, their parts shared; then the others, whole.
     """
 
     def __init__(self, plan: Plan, a: npt.NDArray[Any], offsets: npt.NDArray[np.int64], count: int) -> None:
         tokens = a.shape[0]
         self.plan, self.a, self.offsets, self.count = plan, a, offsets, count
         self.lengths = np.diff(offsets)
-        self.most = tokens if count == 1 else max(1, tokens // (TASKS_A_THREAD * count))
+        shares = 1 if count == 1 else TASKS_A_THREAD * count
+        self.most = max(1, tokens // max(shares, plan.nbytes // team.SLICE))
         self.longest = int(np.max(self.lengths, where=self.lengths <= self.most, initial=0))
         # A task ends with the row in which its share of the tokens ends.
         share = max(1, TASK * tokens // max(1, plan.nbytes))
