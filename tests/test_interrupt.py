@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of long calls: it comes through soon, nothing else is touched, and the next call is right.
+"""Ctrl-C in the middle of long calls: it comes through soon, and the next call is right.
 
 The logits are views that repeat 4 MiB up to terabytes: no call here would end in time by itself.
 """

@@ -30,13 +30,13 @@ from nbfagg.cpu.vector import (
     add,
     all_below,
     any_above,
-    fma,
     lanes,
     larger,
     load,
     load_apart,
     load_first,
     mul,
+    muladd,
     narrow,
     negative,
     peek,
@@ -279,15 +279,15 @@ def sum_close(like, pack, steps, magic, law, q, pitch):
             s, f = exp_near(load(like, pack), none, high, rest, magic)
             t, g = exp_near(load(like, pack + BYTES), none, high, rest, magic)
             total = add(total, add(s, t))
-            even = fma(s, f, even)
-            odd = fma(t, g, odd)
+            even = muladd(s, f, even)
+            odd = muladd(t, g, odd)
             pack += 2 * BYTES
             q += 2 * pitch
         if here % 2:
             prefetch(q)
             s, f = exp_near(load(like, pack), none, high, rest, magic)
             total = add(total, s)
-            even = fma(s, f, even)
+            even = muladd(s, f, even)
         wide = include(wide, add(even, odd))
     return include(wide, total)
 
@@ -314,10 +314,10 @@ def sum_any(like, pack, steps, tops, distance, law, q, pitch):
             s, f = exp_parts(sub(load(like, pack), origin), *point)
             t, g = exp_parts(sub(load(like, pack + BYTES), origin), *point)
             # Apart: powers of two 24 octaves from one another lose half a unit in the last place as float32.
-            wide = include(include(include(wide, s), t), fma(t, g, mul(s, f)))
+            wide = include(include(include(wide, s), t), muladd(t, g, mul(s, f)))
             total = add(total, add(s, t))
-            even = fma(s, f, even)
-            odd = fma(t, g, odd)
+            even = muladd(s, f, even)
+            odd = muladd(t, g, odd)
             pack += 2 * BYTES
             q += 2 * pitch
         if here % 2:
@@ -325,7 +325,7 @@ def sum_any(like, pack, steps, tops, distance, law, q, pitch):
             s, f = exp_parts(sub(load(like, pack), origin), *point)
             wide = include(include(wide, s), mul(s, f))
             total = add(total, s)
-            even = fma(s, f, even)
+            even = muladd(s, f, even)
         close = include(close, add(even, odd))
     return either(like, distance, include(close, total), wide)
 
@@ -362,14 +362,14 @@ def add_columns(like, p, width, apart, steps, pitch, states, first, law, ahead, 
             clear_columns(like, tops, magics, sums, rests)
         top, bottom = pack_columns(like, p, apart, count, steps, pitch, pack)
         magic = load(like, magics)
-        reached = fma(top, rate, magic)
+        reached = muladd(top, rate, magic)
         if not all_below(reached, type_as(like, none + reach(like) + 0.5)):
             raise_points(like, top, reached, tops, magics, sums, rests, law, work)
             magic = load(like, magics)
-            reached = fma(top, rate, magic)
+            reached = muladd(top, rate, magic)
         # Infinite or NaN where a lane is not close, or is so far below its point that exponents would wrap.
         far_off = splat(like, type_as(like, np.inf))
-        distance = sub(reached, fma(bottom, rate, magic))
+        distance = sub(reached, muladd(bottom, rate, magic))
         distance = select_above(reached, splat(like, type_as(like, none - DEPTH)), distance, far_off)
         if lane_count == 16 and all_below(distance, type_as(like, CLOSE + 0.5)):
             wide = sum_close(like, pack, steps, magic, law, p + ahead, pitch)

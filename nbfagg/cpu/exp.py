@@ -35,7 +35,7 @@ from numba.extending import overload, register_jitable
 
 from nbfagg import scalar
 from nbfagg.cpu.jit import jit
-from nbfagg.cpu.vector import add, float_of_bits, fma, larger, mul, negative, power_of_two, splat, sub
+from nbfagg.cpu.vector import add, float_of_bits, fma, larger, mul, muladd, negative, power_of_two, splat, sub
 
 for formula in scalar.FORMULAS:
     register_jitable(error_model="numpy")(formula)
@@ -109,26 +109,26 @@ def _polynomial(f):
         c0, c1, c2, c3, c4, c5 = P_F32
 
         def single(f):
-            p = fma(splat(f, c5), f, splat(f, c4))
-            p = fma(p, f, splat(f, c3))
-            p = fma(p, f, splat(f, c2))
-            p = fma(p, f, splat(f, c1))
-            return fma(p, f, splat(f, c0))
+            p = muladd(splat(f, c5), f, splat(f, c4))
+            p = muladd(p, f, splat(f, c3))
+            p = muladd(p, f, splat(f, c2))
+            p = muladd(p, f, splat(f, c1))
+            return muladd(p, f, splat(f, c0))
 
         return single
     d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10 = P_F64
 
     def double(f):
-        p = fma(splat(f, d10), f, splat(f, d9))
-        p = fma(p, f, splat(f, d8))
-        p = fma(p, f, splat(f, d7))
-        p = fma(p, f, splat(f, d6))
-        p = fma(p, f, splat(f, d5))
-        p = fma(p, f, splat(f, d4))
-        p = fma(p, f, splat(f, d3))
-        p = fma(p, f, splat(f, d2))
-        p = fma(p, f, splat(f, d1))
-        return fma(p, f, splat(f, d0))
+        p = muladd(splat(f, d10), f, splat(f, d9))
+        p = muladd(p, f, splat(f, d8))
+        p = muladd(p, f, splat(f, d7))
+        p = muladd(p, f, splat(f, d6))
+        p = muladd(p, f, splat(f, d5))
+        p = muladd(p, f, splat(f, d4))
+        p = muladd(p, f, splat(f, d3))
+        p = muladd(p, f, splat(f, d2))
+        p = muladd(p, f, splat(f, d1))
+        return muladd(p, f, splat(f, d0))
 
     return double
 
@@ -174,9 +174,9 @@ def exp_near(x, low, rate_high, rate_low, magic):
     y = mul(x, rate_high)
     t = add(y, magic)
     n = sub(t, magic)
-    rest = fma(x, rate_low, fma(x, rate_high, negative(y)))
+    rest = muladd(x, rate_low, fma(x, rate_high, negative(y)))
     f = add(sub(y, n), rest)
-    return power_of_two(t), fma(f, polynomial(f), f)
+    return power_of_two(t), muladd(f, polynomial(f), f)
 
 
 @jit
@@ -186,15 +186,15 @@ def exp_wide(x, low, rate, magic):
     `rate` in one part is off by 2**-54 of y, which is 2**-40 at a logit of 1e4: nothing needs to come back.
     """
     x = larger(low, x)
-    t = fma(x, rate, magic)
-    f = fma(x, rate, sub(magic, t))
+    t = muladd(x, rate, magic)
+    f = muladd(x, rate, sub(magic, t))
     c0, c1, c2, c3, c4, c5 = P_WIDE
-    p = fma(splat(f, c5), f, splat(f, c4))
-    p = fma(p, f, splat(f, c3))
-    p = fma(p, f, splat(f, c2))
-    p = fma(p, f, splat(f, c1))
-    p = fma(p, f, splat(f, 1.0 + c0))
-    return power_of_two(t), fma(p, f, splat(f, 1.0))
+    p = muladd(splat(f, c5), f, splat(f, c4))
+    p = muladd(p, f, splat(f, c3))
+    p = muladd(p, f, splat(f, c2))
+    p = muladd(p, f, splat(f, c1))
+    p = muladd(p, f, splat(f, 1.0 + c0))
+    return power_of_two(t), muladd(p, f, splat(f, 1.0))
 
 
 @jit

@@ -17,6 +17,7 @@ from nbfagg.cpu.vector import (
     lanes,
     load,
     mul,
+    muladd,
     narrow,
     negative,
     peek,
@@ -66,8 +67,8 @@ def _weigh(like, sums, lows, total, inverse, factor):
         quotient = mul(scaled, reciprocal)
         residual = fma(negative(splat(sums, total[0])), quotient, scaled)
         residual = fma(negative(splat(sums, total[1])), quotient, residual)
-        residual = fma(lows, splat(sums, factor), residual)
-        return fma(residual, reciprocal, quotient)
+        residual = muladd(lows, splat(sums, factor), residual)
+        return muladd(residual, reciprocal, quotient)
 
     return double
 

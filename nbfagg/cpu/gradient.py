@@ -40,6 +40,7 @@ from nbfagg.cpu.vector import (
     load,
     load_first,
     mul,
+    muladd,
     negative,
     peek,
     poke,
@@ -115,7 +116,7 @@ def write_near(like, p, vectors, point, target, ahead):
     for _ in range(vectors // 4):
         s, q = exp_near(load(like, p), *point)
         t, r = exp_near(load(like, p + BYTES), *point)
-        e, g = fma(s, q, s), fma(t, r, t)
+        e, g = muladd(s, q, s), muladd(t, r, t)
         prefetch(p + ahead)
         prefetch(p + BYTES + ahead)
         store(target, e)
@@ -123,7 +124,7 @@ def write_near(like, p, vectors, point, target, ahead):
         left = add(e, g)
         s, q = exp_near(load(like, p + 2 * BYTES), *point)
         t, r = exp_near(load(like, p + 3 * BYTES), *point)
-        e, g = fma(s, q, s), fma(t, r, t)
+        e, g = muladd(s, q, s), muladd(t, r, t)
         prefetch(p + 2 * BYTES + ahead)
         prefetch(p + 3 * BYTES + ahead)
         store(target + 2 * BYTES, e)
@@ -156,7 +157,7 @@ def write_exps(like, p, count, top, bottom, law, target, ahead):
         if count - i < lanes(like):
             x = load_first(like, p, count - i, type_as(like, -np.inf))
         s, q = exp_parts(x, *point)
-        e = select_above(floor, x, zero, fma(s, q, s))
+        e = select_above(floor, x, zero, muladd(s, q, s))
         store(target, e)
         wide = include(wide, e)
         p += BYTES
@@ -258,7 +259,7 @@ def write_log_factors(like, grad, alpha, sums, count, dot, scale, factors):
     """Write scale * (g - alpha * dot) / sum of `count` tokens, sums being lifted."""
     for first in range(0, count, lanes(like)):
         g, a = take(like, grad, count - first), take(like, alpha, count - first)
-        coefficient = fma(a, splat(g, -dot), g)
+        coefficient = muladd(a, splat(g, -dot), g)
         value = div(coefficient, mul(load(widened(like), sums), splat(g, lift_down(like))))
         value = mul(value, splat(g, scale))
         store(factors, to_type(like, value))

@@ -28,12 +28,12 @@ from nbfagg.cpu.vector import (
     absolute,
     add,
     all_below,
-    fma,
     lanes,
     lanes_of,
     load,
     load_first,
     mul,
+    muladd,
     peek,
     poke,
     power_of_two,
@@ -181,14 +181,14 @@ def _grow(like, sums, rests, value, lows, factors, count):
     if like == types.float32:
 
         def single(like, sums, rests, value, lows, factors, count):
-            put(sums, fma(value, factors, get(value, sums, count)), count)
+            put(sums, muladd(value, factors, get(value, sums, count)), count)
 
         return single
 
     def double(like, sums, rests, value, lows, factors, count):
         high, low = add_exactly((get(value, sums, count), get(value, rests, count)), mul(value, factors))
         put(sums, high, count)
-        put(rests, fma(get(value, lows, count), factors, low), count)
+        put(rests, muladd(get(value, lows, count), factors, low), count)
 
     return double
 

@@ -17,7 +17,6 @@ from nbfagg.cpu.vector import (
     BYTES,
     F32,
     add,
-    fma,
     groups_lost,
     lanes,
     load,
@@ -25,6 +24,7 @@ from nbfagg.cpu.vector import (
     load_first,
     load_first_doubled,
     mul,
+    muladd,
     prefetch,
     rows_lost,
     splat,
@@ -338,7 +338,7 @@ def fold_parts(like, p, tokens, terms, point, sums, lows, work, ahead):
                 prefetch(p + ahead)
                 s, q = exp_here(load(like, p), *point)
                 total = add(total, s)
-                small = fma(s, q, small)
+                small = muladd(s, q, small)
                 p += BYTES
             store(work + i * BYTES, total)
             store(smalls + i * BYTES, small)

@@ -18,6 +18,7 @@ from nbfagg.cpu.vector import (
     load,
     load_first,
     mul,
+    muladd,
     peek,
     prefetch,
     splat,
@@ -90,7 +91,7 @@ def finish_parts(like, parts, out, count, total, factor):
     gap = gap_of(count)
     for first in range(0, count, LANES):
         s, small = load(like, parts), load(like, parts + gap)
-        weight = mul(mul(fma(s, high, fma(small, high, mul(s, low))), down), scale)
+        weight = mul(mul(fma(s, high, muladd(small, high, mul(s, low))), down), scale)
         if first + LANES <= count:
             store(out, weight)
         else:

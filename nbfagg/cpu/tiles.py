@@ -23,7 +23,6 @@ from nbfagg.cpu.sums import collapse, include, include_two, nothing, sum_of
 from nbfagg.cpu.vector import (
     BYTES,
     add,
-    fma,
     lanes,
     larger,
     largest,
@@ -32,6 +31,7 @@ from nbfagg.cpu.vector import (
     load_first,
     load_first_doubled,
     mul,
+    muladd,
     negative,
     peek,
     poke,
@@ -121,10 +121,10 @@ def narrow_sum(like, p, count, top, law, ahead):
         for _ in range(3):
             t, r = exp_near(load(like, p), *point)
             s = add(s, t)
-            even = fma(t, r, even)
+            even = muladd(t, r, even)
             t, r = exp_near(load(like, p + BYTES), *point)
             s = add(s, t)
-            odd = fma(t, r, odd)
+            odd = muladd(t, r, odd)
             prefetch(p + ahead)
             prefetch(p + BYTES + ahead)
             p += 2 * BYTES
@@ -153,7 +153,7 @@ def double_sum(like, p, count, top, law, ahead):
         s2, q2 = exp_parts(load(like, p + 2 * BYTES), *point)
         s3, q3 = exp_parts(load(like, p + 3 * BYTES), *point)
         wide = include(wide, add(add(s0, s1), add(s2, s3)))
-        wide = include_two(wide, fma(s1, q1, mul(s0, q0)), fma(s3, q3, mul(s2, q2)))
+        wide = include_two(wide, muladd(s1, q1, mul(s0, q0)), muladd(s3, q3, mul(s2, q2)))
         prefetch(p + ahead)
         prefetch(p + BYTES + ahead)
         prefetch(p + 2 * BYTES + ahead)
@@ -181,17 +181,17 @@ def wide_sum(p, count, top, law, ahead):
         prefetch(p + ahead)
         s, e = exp_wide(load_doubled(p), *point)
         t, g = exp_wide(load_doubled(p + 32), *point)
-        one = fma(s, e, one)
-        other = fma(t, g, other)
+        one = muladd(s, e, one)
+        other = muladd(t, g, other)
         p += 64
     rest = count % 16
     if rest >= 8:
         s, e = exp_wide(load_doubled(p), *point)
-        one = fma(s, e, one)
+        one = muladd(s, e, one)
         p += 32
     if rest % 8:
         s, e = exp_wide(load_first_doubled(p, rest % 8), *point)
-        other = fma(s, e, other)
+        other = muladd(s, e, other)
     return total(add(one, other)), 0.0
 
 
