@@ -10,7 +10,14 @@ Importing nbfagg imports neither Numba nor a framework; the first call does.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "nbfagg does not support free-threaded Python, on which nothing of it has been tried; "
+        "want the usual build, or PYTHON_GIL=1"
+    )
 
 if TYPE_CHECKING:
     from nbfagg import reference

@@ -289,7 +289,7 @@ def fagg_vjp(
     else:
         others = {"grad": grad, "grad of lse": of_lse, "alpha": alpha, "lse": lse, "where": where}
         inputs.check_gradient_out(out, a, result.dtype, lengths=lengths, **others)
-    plan = inputs.plan_for(a.shape, a.strides, a.dtype, a.flags.aligned, *axes, out.strides)
+    plan = inputs.plan_for(a.shape, a.strides, a.dtype, a.flags.aligned, *axes, np.asarray(out).strides)
     if plan.way == "empty":
         return out
     if log:
@@ -299,7 +299,7 @@ def fagg_vjp(
         np.ascontiguousarray(alpha.transpose(plan.inverse), plan.kind),
         None if of_lse is None else np.ascontiguousarray(of_lse, plan.kind),
     )
-    launcher().run_gradient(plan, a, scale, log, given, out, workers, where, lengths)
+    launcher().run_gradient(plan, a, scale, log, given, np.asarray(out), workers, where, lengths)
     return out
 
 
@@ -379,7 +379,7 @@ def _run(
     # Kernels write (batch axes, kept axes) in one piece.
     alpha = None
     if out is not None and plan.kind == plan.dtype:
-        turned = out.transpose(plan.inverse)
+        turned = np.asarray(out).transpose(plan.inverse)
         alpha = turned if turned.flags.c_contiguous and turned.flags.aligned else None
     direct = alpha is not None
     if alpha is None:
@@ -394,7 +394,7 @@ def _run(
     result = results.of_type(alpha, plan.dtype).transpose(plan.layout)
     if out is not None:
         if not direct:
-            np.copyto(out, result)
+            np.copyto(np.asarray(out), result)
         result = out
     if lse is None:
         return result

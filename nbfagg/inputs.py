@@ -25,33 +25,54 @@ SCALES_F64 = (2.0**-900, 2.0**900)
 
 def as_array(a: Any) -> npt.NDArray[Any]:
     """Give `a` as a plain array of a dtype that can be aggregated."""
-    if isinstance(a, np.ma.MaskedArray):
-        raise TypeError(
-            "nbfagg: a is a masked array; want its data (fagg leaves out what where=~mask does not include)"
-        )
-    if isinstance(a, np.matrix):
-        raise TypeError("nbfagg: a is a numpy.matrix; want an array, as np.asarray(a) gives it")
     if not isinstance(a, np.ndarray):
         origin = type(a).__module__.partition(".")[0]
         if origin in ("torch", "cupy", "dask", "jax", "jaxlib", "xarray", "tensorflow", "numba"):
             raise TypeError(
                 f"nbfagg: a is a {origin} {type(a).__name__}, not taken by this version; want a NumPy array"
             )
-        try:
-            a = np.asarray(a)
-        except ValueError as error:
-            raise TypeError(
-                f"nbfagg: a is a {type(a).__name__} that makes no array ({error}); want numbers"
-            ) from None
-    array: npt.NDArray[Any] = a
+    array = plain_array("a", a, "want numbers")
     if format_of(array.dtype) < 0:
         raise TypeError(
-            f"nbfagg: a of shape {a.shape} has dtype {a.dtype}; "
+            f"nbfagg: a of shape {array.shape} has dtype {array.dtype}; "
             "want float16, bfloat16, float32, float64, an integer or a boolean"
         )
-    if a.ndim == 0:
+    if array.ndim == 0:
         raise ValueError("nbfagg: a is a scalar; want an array of rank 1 or more")
     return array
+
+
+def plain_array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
+    """Give what makes an array as one of NumPy's own class: what others say of themselves need not be so."""
+    if type(value) is np.ndarray:
+        return value
+    kind = type(value).__name__
+    try:
+        # Of any class at first, which tells whether there is a mask; also what only __array__ gives.
+        array = _from_dlpack(value) if _only_dlpack(value) else np.asanyarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"nbfagg: {name} is a {kind} that makes no array ({error}); {wanted}") from None
+    if isinstance(array, np.ma.MaskedArray):
+        hint = "its data (what where=~mask does not include is left out)" if name == "a" else wanted[5:]
+        raise TypeError(f"nbfagg: {name} is a masked array, whose mask would be lost; want {hint}")
+    if isinstance(array, np.matrix):
+        raise TypeError(f"nbfagg: {name} is a numpy.matrix; want an array, as np.asarray({name}) gives it")
+    return np.asarray(array)
+
+
+def _from_dlpack(value: Any) -> npt.NDArray[Any]:
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError) as error:  # as NumPy says that it lies on another device
+        raise ValueError(str(error)) from None
+
+
+def _only_dlpack(value: Any) -> bool:
+    """Say whether a value can be had by DLPack and in no way that NumPy knows better."""
+    kind = type(value)
+    return hasattr(kind, "__dlpack__") and not (
+        hasattr(kind, "__array__") or hasattr(kind, "__array_interface__") or isinstance(value, np.generic)
+    )
 
 
 def _axes(name: str, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -185,20 +206,10 @@ def as_workers(workers: Any) -> int | None:
     return count
 
 
-def any_array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
-    """Give an argument as an array."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"nbfagg: {name} is a masked array, whose mask would be lost; {wanted}")
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise TypeError(f"nbfagg: {name} makes no array ({error}); {wanted}") from None
-
-
 def as_mask(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Give a mask as a view of the shape of the logits."""
     wanted = f"want booleans that broadcast to a of shape {shape}, True to include"
-    mask = any_array("where", where, wanted)
+    mask = plain_array("where", where, wanted)
     if mask.dtype != np.bool_:
         raise TypeError(f"nbfagg: where has dtype {mask.dtype}; {wanted}")
     try:
@@ -213,7 +224,7 @@ def as_lengths(
 ) -> npt.NDArray[np.int64]:
     """Give the lengths of the rows as int64 in one piece."""
     batch, keep = _axes("batch_axis", batch_axis, shape), _axes("keep_axis", keep_axis, shape)
-    given = any_array("lengths", lengths, "want integers")
+    given = plain_array("lengths", lengths, "want integers")
     if given.dtype.kind not in "iu" and given.size:
         raise TypeError(f"nbfagg: lengths has dtype {given.dtype}; want integers")
     if len(batch) == len(keep) == 1:
@@ -234,7 +245,7 @@ def as_lengths(
 def as_offsets(offsets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Give the offsets of packed rows as int64 in one piece."""
     wanted = f"want (B + 1,) integers that rise from 0 to {shape[0]}, the tokens of a of shape {shape}"
-    given = any_array("offsets", offsets, wanted)
+    given = plain_array("offsets", offsets, wanted)
     if given.dtype.kind not in "iu":
         raise TypeError(f"nbfagg: offsets has dtype {given.dtype}; {wanted}")
     if given.ndim != 1 or given.size == 0:
@@ -250,7 +261,7 @@ def as_offsets(offsets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
 
 def check_out(out: Any, a: npt.NDArray[Any], plan: Plan, **others: Any) -> None:
     """Refuse an `out` that cannot take the result, or shares memory with what else is given."""
-    _check_place(out, plan.shape, plan.dtype, a)
+    out = _plain_place(out, plan.shape, plan.dtype, a)
     _check_apart(out, a=a, **others)
 
 
@@ -264,13 +275,13 @@ def _check_apart(out: npt.NDArray[Any], **others: Any) -> None:
 
 def check_packed_out(out: Any, a: npt.NDArray[Any], plan: Plan, **others: Any) -> None:
     """Refuse an `out` that cannot take the result of packed rows."""
-    _check_place(out, (len(a),), plan.dtype, a)
+    out = _plain_place(out, (len(a),), plan.dtype, a)
     _check_apart(out, a=a, **others)
 
 
 def check_gradient_out(out: Any, a: npt.NDArray[Any], dtype: np.dtype[Any], **others: Any) -> None:
     """Refuse an `out` that cannot take the gradient; it may be `a` itself."""
-    _check_place(out, a.shape, dtype, a)
+    out = _plain_place(out, a.shape, dtype, a)
     itself = out.ctypes.data == a.ctypes.data and out.strides == a.strides and out.dtype == a.dtype
     if not itself and _overlap(out, a):
         raise ValueError(
@@ -280,10 +291,13 @@ def check_gradient_out(out: Any, a: npt.NDArray[Any], dtype: np.dtype[Any], **ot
     _check_apart(out, **others)
 
 
-def _check_place(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.NDArray[Any]) -> None:
-    """Refuse what is not an array of this shape and dtype that can be written."""
+def _plain_place(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Give `out` as an array of NumPy's own class; refuse what cannot take the result."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"nbfagg: out is a {type(out).__name__}; want a NumPy array")
+    out = np.asarray(out)
     if out.shape != shape or out.dtype != dtype:
         wanted = f"want shape {shape} and dtype {dtype} for a of shape {a.shape}"
         if out.shape != shape:
@@ -302,6 +316,7 @@ def _check_place(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], a: npt.
                 "one place for each"
             )
         covered += (size - 1) * stride
+    return out  # type: ignore[no-any-return]
 
 
 def as_weights(alpha: Any, log: bool, shape: tuple[int, ...], a: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -315,7 +330,7 @@ def as_weights(alpha: Any, log: bool, shape: tuple[int, ...], a: npt.NDArray[Any
 
 def as_given(name: str, value: Any, shape: tuple[int, ...], a: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Give what came with the logits of a result's shape: a gradient, alpha, lse."""
-    given = any_array(name, value, "want floating-point numbers")
+    given = plain_array(name, value, "want floating-point numbers")
     if format_of(given.dtype) < 0:
         raise TypeError(f"nbfagg: {name} has dtype {given.dtype}; want floating-point numbers")
     if given.shape != shape:

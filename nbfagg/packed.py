@@ -81,8 +81,8 @@ def fagg_packed(
     plan = inputs.plan_for(one.shape, one.strides, a.dtype, a.flags.aligned, 0, 1, log, widened, None, True)
     if out is not None:
         inputs.check_packed_out(out, a, plan, offsets=offsets)
-    alpha = out if out is not None and out.flags.carray and plan.kind == plan.dtype else None
-    if alpha is None:
+    alpha = None if out is None or plan.kind != plan.dtype else np.asarray(out)
+    if alpha is None or not alpha.flags.carray:
         alpha = np.empty(len(a), plan.kind)
     lse = np.empty(len(offsets) - 1, plan.kind) if return_lse else None
     if plan.way == "empty":
@@ -93,8 +93,8 @@ def fagg_packed(
         launcher().run_packed(plan, a, offsets, scale, log, alpha, lse, workers)
     result = results.of_type(alpha, plan.dtype)
     if out is not None:
-        if result is not out:
-            np.copyto(out, result)
+        if not np.may_share_memory(result, np.asarray(out)):
+            np.copyto(np.asarray(out), result)
         result = out
     if lse is None:
         return result
@@ -185,9 +185,21 @@ def fagg_packed_vjp(
     else:
         others = {"grad": grad, "grad of lse": of_lse, "alpha": alpha, "lse": lse, "offsets": offsets}
         inputs.check_gradient_out(out, a, kind.dtype, **others)
-    target = out[np.newaxis]
+    target = np.asarray(out)
     plan = inputs.plan_for(
-        *(one.shape, one.strides, a.dtype, a.flags.aligned, 0, 1, log, widened, None, True, target.strides)
+        *(
+            one.shape,
+            one.strides,
+            a.dtype,
+            a.flags.aligned,
+            0,
+            1,
+            log,
+            widened,
+            None,
+            True,
+            target[np.newaxis].strides,
+        )
     )
     if plan.way == "empty":
         return out
@@ -198,5 +210,5 @@ def fagg_packed_vjp(
         np.ascontiguousarray(alpha, plan.kind),
         None if of_lse is None else np.ascontiguousarray(of_lse, plan.kind),
     )
-    launcher().run_packed_gradient(plan, a, offsets, scale, log, given, out, workers)
+    launcher().run_packed_gradient(plan, a, offsets, scale, log, given, target, workers)
     return out

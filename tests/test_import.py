@@ -44,6 +44,18 @@ except ValueError:
     assert run_python(code) == "False\n"
 
 
+def test_free_threaded_python_is_refused_by_name():
+    code = """
+import sys
+sys._is_gil_enabled = lambda: False
+try:
+    import nbfagg
+except ImportError as error:
+    print(error)
+"""
+    assert "does not support free-threaded Python" in run_python(code)
+
+
 def test_public_names():
     assert nbfagg.__all__ == sorted(nbfagg.__all__)
     for name in nbfagg.__all__:

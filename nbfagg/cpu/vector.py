@@ -300,7 +300,7 @@ def negative(typingctx, x):
 
 
 @functools.cache
-def _fused():
+def fused():
     """Say whether the processor compiled for multiplies and adds in one instruction.
 
     Where it does not, LLVM calls the C library for each lane: 37 times as long for all of fagg.
@@ -325,7 +325,7 @@ def muladd(typingctx, x, y, z):
     """
 
     def codegen(context, builder, signature, args):
-        if _fused():
+        if fused():
             return _call(builder, "llvm.fma", args[0].type, args, args[0].type)
         return builder.fadd(builder.fmul(args[0], args[1]), args[2])
 
@@ -338,7 +338,7 @@ def fma(typingctx, x, y, z):
 
     def codegen(context, builder, signature, args):
         kind = args[0].type
-        if _fused():
+        if fused():
             return _call(builder, "llvm.fma", kind, args, kind)
         if kind.element == _F32:
             # The product is exact in float64; the sum is rounded there first.

@@ -27,7 +27,7 @@ def _tensor(name: str, value: Any) -> Tensor | None:
     if value is None:
         return None
     if not isinstance(value, Tensor):
-        array = inputs.any_array(name, value, "want a tensor or an array")
+        array = inputs.plain_array(name, value, "want a tensor or an array")
         # What is broadcast stays so.
         array = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
         value = torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iu" else array.dtype))
