@@ -17,8 +17,8 @@ MP = mpmath.MPContext()
 MP.dps = 40
 LN_2 = math.log(2)
 SCALES = [1.0, 1 / math.sqrt(7), 1000.0]
-# What s and s*q together are off by at most, as the docstring has it, of either type. Without FMA the products
-# are rounded too: f * P(f), up to 0.21, by 2**-3 units of 0.7; the last one in P, up to 0.15, by 2**-4, times f.
+# What s and s*q together are off by at most, as the docstring has it, of either type. Without FMA, products
+# are rounded too: f * P(f), up to 0.21, by 2**-3 units of 0.7; the last in P, up to 0.15, by 2**-4, times f.
 BOUND = 0.8 if fused() else 0.8 + (2**-3 + 2**-4 / 2) / 0.7
 # What the polynomial alone is off by, as the docstring has it too.
 POLYNOMIAL = {np.float32: 0.05, np.float64: 0.04}
