@@ -187,7 +187,7 @@ class State:
             raise ValueError(f"State.merge: states of shape {self.shape} and {other.shape}; want the same")
         from nbfagg.cpu import states
 
-        one, two = (np.ascontiguousarray(state.cells).reshape(-1, 3) for state in (self, other))
+        one, two = _flat(self.cells), _flat(other.cells)
         cells = np.empty_like(one)
         states.merge_cells(one, two, cells, law_of(self.scale, self.kind))
         return replace(self, cells=cells.reshape(self.cells.shape))
@@ -207,26 +207,84 @@ class State:
             )
         return kept[0]
 
-    def finalize(self, log: bool = False) -> Any:
+    def total(self) -> State:
+        """Give the state of each batch row: the kept axes are summed over as well.
+
+        Chunks of a kept axis need not be brought together to be finished: it is enough to merge their
+        totals, three numbers a batch row, and to finish each chunk with what comes of that.
+
+        Returns
+        -------
+        State
+            Of the batch axes' shape. Totals of chunks merge as chunks of summed axes do.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import nbfagg
+        >>> a = np.random.default_rng(0).standard_normal((2, 6, 4))
+        >>> left, right = (nbfagg.State.of(part) for part in (a[:, :3], a[:, 3:]))
+        >>> total = left.total().merge(right.total())
+        >>> np.allclose(right.finalize(total=total), nbfagg.fagg(a)[:, 3:])
+        True
+        """
+        cells, offsets, batch_shape, _ = self._rows()
+        totals = np.empty((len(offsets) - 1, 3))
+        from nbfagg.cpu import states
+
+        states.total_cells(cells, offsets, totals, law_of(self.scale, self.kind))
+        every = tuple(range(len(batch_shape)))
+        return replace(self, cells=totals.reshape(*batch_shape, 3), batch_dims=every)
+
+    def finalize(self, log: bool = False, total: State | None = None) -> Any:
         """Give what `nbfagg.fagg` would of all the logits taken in; the state stays as it is.
 
         Parameters
         ----------
         log : bool, default False
             Give the natural logarithm.
+        total : State, optional
+            What `total` gives of the whole batch rows, where this state holds a part of their tokens;
+            by default it holds all of them.
 
         Returns
         -------
         numpy.ndarray or torch.Tensor
             Of the state's shape and dtype: that of `nbfagg.fagg` within the last
             bits, for sums were taken in another order.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a `total` that is no State, or not one of these batch rows.
         """
-        return self._given_back(self._finish(inputs.as_flag("log", log))[0])
+        log = inputs.as_flag("log", log)
+        total = self.total() if total is None else self._fitting(total)
+        cells, offsets, batch_shape, order = self._rows()
+        alpha = np.empty(len(cells))
+        from nbfagg.cpu import states
+
+        law = law_of(self.scale, self.kind)
+        states.finish_cells(cells, offsets, _flat(total.cells), log, law, alpha)
+        turned = alpha.reshape([self.shape[i] for i in order]).transpose(np.argsort(order))
+        # Of half precision the float32 result is rounded once.
+        with np.errstate(all="ignore"):
+            if self.dtype != self.kind:
+                turned = turned.astype(self.kind)
+            return self._given_back(np.asarray(results.of_type(turned, self.dtype), order="C"))
 
     @property
     def lse(self) -> Any:
         """Each batch row's natural log-sum-exp of ``scale * a``, of at least float32."""
-        return self._given_back(self._finish(False)[1])
+        total = self.total()
+        lse = np.empty(total.shape)
+        from nbfagg.cpu import states
+
+        law = law_of(self.scale, self.kind)
+        states.lse_of_totals(_flat(total.cells), law, self.scale, lse.reshape(-1))
+        with np.errstate(all="ignore"):
+            lse = lse.astype(self.dtype if self.dtype.itemsize > 2 else np.float32)
+        return self._given_back(lse)
 
     def _given_back(self, array: npt.NDArray[Any]) -> Any:
         """Give a result in the form in which the logits came."""
@@ -234,26 +292,34 @@ class State:
             return array
         return by_name(self.framework).to_tensor(array)
 
-    def _finish(self, log: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Give weights (or their logarithms) and the log-sum-exp."""
+    def _fitting(self, total: Any) -> State:
+        """Give the state of whole rows, if it is one of these."""
+        if not isinstance(total, State):
+            raise TypeError(f"State.finalize: total is a {type(total).__name__}; want a State")
+        batch_shape = tuple(self.shape[i] for i in self.batch_dims)
+        every = tuple(range(len(batch_shape)))
+        if (total.shape, total.batch_dims) != (batch_shape, every) or total.scale != self.scale:
+            raise ValueError(
+                f"State.finalize: total of shape {total.shape} with batch axes {total.batch_dims} and scale "
+                f"{total.scale}; want {batch_shape}, all of them batch axes, and scale {self.scale}"
+            )
+        return total
+
+    def _rows(
+        self,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], tuple[int, ...], tuple[int, ...]]:
+        """Give the cells row by row, where each row begins, the rows' shape, and the order of the axes."""
         kept = [axis for axis in range(len(self.shape)) if axis not in self.batch_dims]
         order = (*self.batch_dims, *kept)
         batch_shape = tuple(self.shape[i] for i in self.batch_dims)
         tokens = math.prod(self.shape[i] for i in kept)
-        turned = np.ascontiguousarray(self.cells.transpose(*order, len(self.shape)))
-        rows = turned.reshape(math.prod(batch_shape), tokens, 3)
-        alpha, lse = np.empty(rows.shape[:2]), np.empty(len(rows))
-        from nbfagg.cpu import states
+        offsets = np.arange(math.prod(batch_shape) + 1, dtype=np.int64) * tokens
+        return _flat(self.cells.transpose(*order, len(self.shape))), offsets, batch_shape, order
 
-        states.finish_cells(rows, log, law_of(self.scale, self.kind), self.scale, alpha, lse)
-        alpha = alpha.reshape(turned.shape[:-1]).transpose(np.argsort(order))
-        # Of half precision the float32 result is rounded once.
-        with np.errstate(all="ignore"):
-            if self.dtype != self.kind:
-                alpha = alpha.astype(self.kind)
-            weights = np.asarray(results.of_type(alpha, self.dtype), order="C")
-            lse_dtype = self.dtype if self.dtype.itemsize > 2 else np.dtype(np.float32)
-            return weights, lse.reshape(batch_shape).astype(lse_dtype)
+
+def _flat(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Give cells one after the other."""
+    return np.ascontiguousarray(cells).reshape(-1, 3)
 
 
 def _inside(lengths: npt.NDArray[np.int64], shape: tuple[int, ...], turned: bool) -> npt.NDArray[np.int64]:

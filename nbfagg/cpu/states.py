@@ -29,33 +29,46 @@ def merge_cells(one, other, result, law):
 
 
 @compiled()
-def finish_cells(cells, log, law, scale, alpha, lse):
-    """Write the weights (or their logarithms) of cells (rows, tokens) and the log-sum-exp of each row."""
-    rows, tokens = cells.shape[0], cells.shape[1]
-    for row in range(rows):
+def total_cells(cells, offsets, totals, law):
+    """Write the merged state of each row's cells, those of row r being offsets[r] to offsets[r + 1]."""
+    for row in range(len(totals)):
         top, whole, rest = -math.inf, 0.0, 0.0
         poisoned = False
-        for i in range(tokens):
-            maximum, total, lost = cells[row, i, 0], cells[row, i, 1], cells[row, i, 2]
+        for i in range(offsets[row], offsets[row + 1]):
+            maximum, total, lost = cells[i, 0], cells[i, 1], cells[i, 2]
             poisoned = poisoned or is_poisoned(maximum, total)
             top, whole, rest = scalar.merge(top, whole, rest, maximum, total, lost, law)
         whole, rest = scalar.add_exactly(whole, rest)
         if poisoned:
-            top, whole = -math.inf, math.nan
-        lse[row] = scalar.log_sum_exp(top, whole, law, scale)
-        for i in range(tokens):
-            maximum, total, lost = cells[row, i, 0], cells[row, i, 1], cells[row, i, 2]
+            top, whole, rest = -math.inf, math.nan, 0.0
+        totals[row, 0], totals[row, 1], totals[row, 2] = top, whole, rest
+
+
+@compiled()
+def finish_cells(cells, offsets, totals, log, law, alpha):
+    """Write the weights (or their logarithms) of rows' cells, given the states of whole rows."""
+    for row in range(len(totals)):
+        top, whole, rest = totals[row, 0], totals[row, 1], totals[row, 2]
+        for i in range(offsets[row], offsets[row + 1]):
+            maximum, total, lost = cells[i, 0], cells[i, 1], cells[i, 2]
             if whole != whole:
-                alpha[row, i] = math.nan
+                alpha[i] = math.nan
             elif log:
-                alpha[row, i] = -math.inf
+                alpha[i] = -math.inf
                 if total != 0.0:
                     value = math.log(total / whole) + scalar.log_distance(maximum, top, law)
-                    alpha[row, i] = 0.0 if value > 0.0 else value
+                    alpha[i] = 0.0 if value > 0.0 else value
             else:
-                alpha[row, i] = 0.0
+                alpha[i] = 0.0
                 if total != 0.0:
-                    alpha[row, i] = lower(weigh(total, lost, whole, rest), maximum, top, law)
+                    alpha[i] = lower(weigh(total, lost, whole, rest), maximum, top, law)
+
+
+@compiled()
+def lse_of_totals(totals, law, scale, lse):
+    """Write the log-sum-exp of each row's state."""
+    for row in range(len(totals)):
+        lse[row] = scalar.log_sum_exp(totals[row, 0], totals[row, 1], law, scale)
 
 
 @jit
