@@ -13,6 +13,9 @@ def adapter(a: Any) -> Any:
     if torch is not None and isinstance(a, torch.Tensor):
         # Once it is there; an import statement takes 1 us.
         return sys.modules.get("nbfagg.torch") or by_name("torch")
+    dask = sys.modules.get("dask.array")
+    if dask is not None and isinstance(a, dask.Array):
+        return by_name("dask")
     return None
 
 

@@ -187,7 +187,7 @@ class State:
             raise ValueError(f"State.merge: states of shape {self.shape} and {other.shape}; want the same")
         from nbfagg.cpu import states
 
-        one, two = _flat(self.cells), _flat(other.cells)
+        one, two = flat(self.cells), flat(other.cells)
         cells = np.empty_like(one)
         states.merge_cells(one, two, cells, law_of(self.scale, self.kind))
         return replace(self, cells=cells.reshape(self.cells.shape))
@@ -259,19 +259,26 @@ class State:
             For a `total` that is no State, or not one of these batch rows.
         """
         log = inputs.as_flag("log", log)
-        total = self.total() if total is None else self._fitting(total)
-        cells, offsets, batch_shape, order = self._rows()
+        return self.rounded(self.weights(log, self.total() if total is None else total))
+
+    def rounded(self, weights: npt.NDArray[np.float64]) -> Any:
+        """Give weights as what `finalize` gives: rounded to the result's type, in the form of the logits."""
+        # Of half precision the float32 result is rounded once.
+        with np.errstate(all="ignore"):
+            if self.dtype != self.kind:
+                weights = weights.astype(self.kind)
+            return self._given_back(np.asarray(results.of_type(weights, self.dtype), order="C"))
+
+    def weights(self, log: bool, total: State) -> npt.NDArray[np.float64]:
+        """Give what `finalize` does, before it is rounded to the result's type: float64."""
+        total = self._fitting(total)
+        cells, offsets, _, order = self._rows()
         alpha = np.empty(len(cells))
         from nbfagg.cpu import states
 
         law = law_of(self.scale, self.kind)
-        states.finish_cells(cells, offsets, _flat(total.cells), log, law, alpha)
-        turned = alpha.reshape([self.shape[i] for i in order]).transpose(np.argsort(order))
-        # Of half precision the float32 result is rounded once.
-        with np.errstate(all="ignore"):
-            if self.dtype != self.kind:
-                turned = turned.astype(self.kind)
-            return self._given_back(np.asarray(results.of_type(turned, self.dtype), order="C"))
+        states.finish_cells(cells, offsets, flat(total.cells), log, law, alpha)
+        return alpha.reshape([self.shape[i] for i in order]).transpose(np.argsort(order))
 
     @property
     def lse(self) -> Any:
@@ -281,7 +288,7 @@ class State:
         from nbfagg.cpu import states
 
         law = law_of(self.scale, self.kind)
-        states.lse_of_totals(_flat(total.cells), law, self.scale, lse.reshape(-1))
+        states.lse_of_totals(flat(total.cells), law, self.scale, lse.reshape(-1))
         with np.errstate(all="ignore"):
             lse = lse.astype(self.dtype if self.dtype.itemsize > 2 else np.float32)
         return self._given_back(lse)
@@ -314,10 +321,10 @@ class State:
         batch_shape = tuple(self.shape[i] for i in self.batch_dims)
         tokens = math.prod(self.shape[i] for i in kept)
         offsets = np.arange(math.prod(batch_shape) + 1, dtype=np.int64) * tokens
-        return _flat(self.cells.transpose(*order, len(self.shape))), offsets, batch_shape, order
+        return flat(self.cells.transpose(*order, len(self.shape))), offsets, batch_shape, order
 
 
-def _flat(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def flat(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Give cells one after the other."""
     return np.ascontiguousarray(cells).reshape(-1, 3)
 

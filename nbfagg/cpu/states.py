@@ -71,6 +71,22 @@ def lse_of_totals(totals, law, scale, lse):
         lse[row] = scalar.log_sum_exp(totals[row, 0], totals[row, 1], law, scale)
 
 
+@compiled()
+def dots_of(grad, weights, offsets, dots):
+    """Write each row's sum of grad * weight, of whole products; a weight of 0 takes any gradient, NaN too."""
+    for row in range(len(dots)):
+        whole, rest = 0.0, 0.0
+        for i in range(offsets[row], offsets[row + 1]):
+            if weights[i] != 0.0:
+                product, lost = multiply_exactly(grad[i], weights[i])
+                # Halves of numbers near the end of the range overflow.
+                if not abs(lost) < abs(product):
+                    lost = 0.0
+                whole, rounded = scalar.add_exactly(whole, product)
+                rest += rounded + lost
+        dots[row] = whole + rest if math.isfinite(whole) else whole
+
+
 @jit
 def weigh(total, lost, whole, rest):
     """Give (total + lost) / (whole + rest), the quotient's rounding brought back."""

@@ -1,0 +1,88 @@
+"""What a task does: to one chunk of the logits, or to what is known of several."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import nbfagg
+from nbfagg import State, inputs
+
+
+def alone(block: Any) -> Any:
+    """Give the one chunk of axes that are not cut; Dask wraps it in a list for each of them."""
+    while isinstance(block, list):
+        (block,) = block
+    return block
+
+
+def whole(a: Any, where: Any, lengths: Any, **options: Any) -> Any:
+    """Aggregate a chunk that holds whole batch rows."""
+    return nbfagg.fagg(alone(a), where=alone(where), lengths=alone(lengths), **options)
+
+
+def state_of(a: Any, where: Any, lengths: Any, start: Any, *, tokens: int, **options: Any) -> State:
+    """Take in a chunk of rows that are cut; of the kept axis it holds what comes after `start` tokens."""
+    if lengths is not None:
+        lengths = lengths_here(a, lengths, start, tokens, options["keep_axis"])
+    return State.of(a, where=where, lengths=lengths, **options)
+
+
+def lengths_here(a: Any, lengths: Any, start: Any, tokens: int, keep: tuple[int, ...]) -> Any:
+    """Give how many tokens of a chunk each row's length leaves; rows have `tokens` in all."""
+    lengths = inputs.as_lengths(lengths, (len(lengths), tokens), 0, 1)
+    return (lengths - int(start[0])).clip(0, a.shape[keep[0]])
+
+
+def itself(block: Any, axis: Any, keepdims: Any) -> Any:
+    """Give what is reduced, chunk by chunk, as it is."""
+    return block
+
+
+def flattened(blocks: Any) -> list[Any]:
+    """Give what is in nested lists, in order."""
+    if not isinstance(blocks, list):
+        return [blocks]
+    return [one for block in blocks for one in flattened(block)]
+
+
+def merged(blocks: Any, axis: Any, keepdims: Any) -> State:
+    """Merge states of chunks."""
+    states: list[State] = flattened(blocks)
+    return functools.reduce(State.merge, states)
+
+
+def added(blocks: Any, axis: Any, keepdims: Any) -> npt.NDArray[np.float64]:
+    """Add the dots of chunks, as pairs of a sum and what it lost."""
+    from nbfagg.scalar import add_exactly
+
+    first, *others = flattened(blocks)
+    whole, rest = first
+    for value, lost in others:
+        whole, rounded = add_exactly(whole, value)
+        rest = rest + lost + rounded
+    return np.stack((whole, rest))
+
+
+def total_of(state: State) -> State:
+    """Give the state of each batch row of a chunk."""
+    return state.total()
+
+
+def finish(state: State, total: State, *, log: bool) -> Any:
+    """Give a chunk's weights."""
+    return state.finalize(log, total)
+
+
+def lse_of(total: State) -> Any:
+    """Give the log-sum-exp of a chunk's batch rows."""
+    return total.lse
+
+
+def cell_by_cell(state: State) -> State:
+    """Give a state every token of which is a batch row of its own."""
+    return replace(state, batch_dims=tuple(range(len(state.shape))))
