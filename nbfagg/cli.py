@@ -8,10 +8,11 @@ exit  when
 ====  ==================================================================
 0     done, and what was shown is as promised
 1     a difference was found (`check`, `demo`), or a file or device failed
-2     the command line is wrong; stderr says how in one line, or has the help
-      where no command is named
+2     the command line is wrong, or a file that it names; stderr says how in
+      one line, or has the help where no command is named
 130   interrupted (Ctrl-C)
 141   the reader of the output has gone (a broken pipe)
+143   ended by SIGTERM (`run`)
 ====  ==================================================================
 """
 
@@ -89,6 +90,36 @@ def _check(arguments: argparse.Namespace) -> int:
     return check.run(arguments.seed)
 
 
+def _run(arguments: argparse.Namespace) -> int:
+    from nbfagg import run
+
+    _announce_compilation("some 20 seconds")  # one kernel
+    return run.run(arguments)
+
+
+def _axes(text: str) -> int | tuple[int, ...]:
+    """Convert the value of ``--batch-axis``: ``1``, ``0,2``, ``none``."""
+    try:
+        axes = () if text == "none" else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of axes, as 1 or 0,2 or none") from None
+    return axes[0] if len(axes) == 1 else axes
+
+
+def _size(text: str) -> int:
+    """Convert the value of ``--memory``: bytes, or ``500M``, ``4G``, ``1.5GiB``."""
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    number = text.upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in units else ""
+    try:
+        size = float(number.removesuffix(unit)) * units[unit]
+        if not 0 < size < 2**63:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, as 500M or 4G") from None
+    return int(size)
+
+
 def _no_command(parser: argparse.ArgumentParser) -> int:
     parser.print_help(sys.stderr)
     return 2
@@ -108,6 +139,28 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "show which words of three sentences a transformer attends to")
     demo.add_argument("--sentence", type=int, choices=(1, 2, 3), help="show this one only")
     demo.add_argument("--plain", action="store_true", help="numbers and bars, no colour, on a terminal too")
+
+    run = command("run", _run, "aggregate a file that may be larger than memory")
+    run.add_argument("input", metavar="IN", help="a .npy or .safetensors file, or a Zarr array")
+    run.add_argument("out", metavar="OUT", help="the weights: a name that ends in .npy or .zarr")
+    for name, default in (("batch", 0), ("keep", 1)):
+        what = f"as {default}, or 0,2, or none (default: {default})"
+        run.add_argument(f"--{name}-axis", type=_axes, default=default, metavar="AXES", help=what)
+    run.add_argument("--lengths", metavar="FILE", help=".npy of integers: the tokens of each batch row")
+    run.add_argument("--where", metavar="FILE", help=".npy of booleans that broadcast to IN, True to include")
+    run.add_argument(
+        "--scale", type=float, default=1.0, metavar="X", help="multiplies the logits (default: 1)"
+    )
+    run.add_argument("--log", action="store_true", help="write the natural logarithm")
+    run.add_argument(
+        "--key", metavar="NAME", help="which tensor of a .safetensors file or array of a Zarr group"
+    )
+    run.add_argument("--memory", type=_size, metavar="SIZE", help="as 500M or 4G (default: a quarter of RAM)")
+    run.add_argument("--workers", type=int, metavar="N", help="threads (default: one a CPU)")
+    run.add_argument(
+        "--scheduler", metavar="ADDRESS", help="run on the Dask cluster there, as tcp://host:8786"
+    )
+    run.add_argument("--resume", action="store_true", help="go on where an earlier run of the same was ended")
 
     command("info", _info, "show versions, threads, SIMD width, cache directory and GPUs")
 

@@ -242,6 +242,11 @@ def as_lengths(
     return np.ascontiguousarray(given, np.int64)
 
 
+def lengths_here(lengths: npt.NDArray[np.int64], start: int, tokens: int) -> npt.NDArray[np.int64]:
+    """Give how many of a chunk's tokens, those from `start` on, belong to each row."""
+    return (lengths - start).clip(0, tokens)
+
+
 def as_offsets(offsets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Give the offsets of packed rows as int64 in one piece."""
     wanted = f"want (B + 1,) integers that rise from 0 to {shape[0]}, the tokens of a of shape {shape}"

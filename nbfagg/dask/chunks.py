@@ -35,7 +35,7 @@ def state_of(a: Any, where: Any, lengths: Any, start: Any, *, tokens: int, **opt
 def lengths_here(a: Any, lengths: Any, start: Any, tokens: int, keep: tuple[int, ...]) -> Any:
     """Give how many tokens of a chunk each row's length leaves; rows have `tokens` in all."""
     lengths = inputs.as_lengths(lengths, (len(lengths), tokens), 0, 1)
-    return (lengths - int(start[0])).clip(0, a.shape[keep[0]])
+    return inputs.lengths_here(lengths, int(start[0]), a.shape[keep[0]])
 
 
 def itself(block: Any, axis: Any, keepdims: Any) -> Any:
