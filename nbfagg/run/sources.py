@@ -2,8 +2,8 @@
 
 Threads that take a tile each read a mapped file as fast as `cat` does, cold, and 1.2 times as fast, warm.
 Pages are brought in for a whole tile at once (MADV_POPULATE_READ) and let go after it (MADV_DONTNEED), for
-those of a mapped file count as resident. Copies into buffers (preadv) took twice as long from a warm page cache,
-and threads of Numba's own that share a tile up to four times as long where another process ran.
+those of a mapped file count as resident. Copies into buffers (preadv) took twice as long, warm, and threads
+of Numba's own that share a tile up to four times as long where another process ran.
 """
 
 from __future__ import annotations

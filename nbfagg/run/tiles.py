@@ -3,7 +3,7 @@
 Where a tile can hold whole batch rows it is a call of `fagg`. Else tiles leave states, which are gathered
 over a region of the result as large as a quarter of the memory can hold: a whole number of batch rows; or,
 where one row has more tokens than that, a stretch of its tokens. Of such a row every stretch has to be seen
-before any can be finished. Its states wait in a file, if that moves fewer bytes than reading the logits again.
+before any can be finished. Its states wait in a file, if that moves fewer bytes than a second reading.
 """
 
 from __future__ import annotations
