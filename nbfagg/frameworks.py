@@ -16,6 +16,9 @@ def adapter(a: Any) -> Any:
     dask = sys.modules.get("dask.array")
     if dask is not None and isinstance(a, dask.Array):
         return by_name("dask")
+    xarray = sys.modules.get("xarray")
+    if xarray is not None and isinstance(a, xarray.DataArray):
+        return by_name("xarray")
     return None
 
 
