@@ -62,7 +62,7 @@ def load(path: Path) -> tuple[int, dict[str, Any], Arrays]:
         If the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         position, what = json.loads(arrays.pop("head").tobytes())
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

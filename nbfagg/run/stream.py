@@ -126,7 +126,7 @@ class Run:
         self.spilled = int(arrays["spilled"]) if "spilled" in arrays else 0
         self.loaded = int(arrays["loaded"]) if "loaded" in arrays else 0
         self._cells = -1
-        if job.layout.spilled and job.layout.region:
+        if job.layout.spilled:
             self._cells = os.open(cells_path, os.O_CREAT | os.O_RDWR, 0o666)
         like = np.empty((0,) * len(job.layout.shape), job.source.dtype)
         self._like = State.of(like, batch_axis=(), keep_axis=(), scale=job.scale)

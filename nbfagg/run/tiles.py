@@ -43,7 +43,7 @@ class Layout:
     batch: tuple[int, ...]
     keep: tuple[int, ...]
     tile: tuple[int, ...]
-    region: tuple[int, ...]  # of the result; () where tiles hold whole rows
+    region: tuple[int, ...] | None  # of the result; None where tiles hold whole rows
     spilled: bool
 
     @property
@@ -59,16 +59,13 @@ class Layout:
     @property
     def passes(self) -> int:
         """How often the logits are read."""
-        cut = self.region and any(
-            size < self.shape[axis]
-            for axis, size in zip(self.result, self.region, strict=True)
-            if axis in self.keep
-        )
+        extents = dict(zip(self.result, self.region or self.result_shape, strict=True))
+        cut = any(extents[axis] < self.shape[axis] for axis in self.keep)
         return 2 if cut and not self.spilled else 1
 
     def steps(self) -> Iterator[Step]:
         """Give what is to be done, in order."""
-        if not self.region:
+        if self.region is None:
             for index in pieces([(0, size) for size in self.shape], self.tile):
                 yield Step("whole", index)
             return
@@ -136,7 +133,7 @@ def lay_out(
 
     tile = _cut(list(shape), whole, room, chunks, range(len(shape)))
     if all(tile[axis] == shape[axis] for axis in keep + summed):
-        return Layout(shape, batch, keep, tuple(tile), (), False)
+        return Layout(shape, batch, keep, tuple(tile), None, False)
 
     def states(extents: list[int]) -> int:
         return math.prod(extents) * each + math.prod(extents[axis] for axis in result) * 2 * CELL
