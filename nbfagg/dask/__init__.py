@@ -12,16 +12,18 @@ between workers                 bytes, at most        why
 ==============================  ====================  ============================================
 only the batch axis is cut      0                     each chunk is a call of its own
 totals of rows, up the tree     C B (p - 1)           a worker's chunks of a row are neighbours, and
-                                                      their totals merge where they are but for
-                                                      split_every at the edges
-totals of rows, down again      C B p                 once to each worker that holds a part
+                                                      their totals merge where they are
+totals of rows, down again      C B (p - 1)           once to each other worker that holds a part
 states of summed chunks         C B L (q - 1)         where q workers hold parts of one token
 ==============================  ====================  ============================================
 
-with p <= min(l k, P) the workers that share a row and q <= min(k, P) those that share a token. So it is
-O(B L + B P) while a token stays on one worker (q = 1: no cell moves) or on a few; K appears nowhere, and no
-logit ever moves. That q - 1 in general is no weakness of the tree: q vectors that lie on q workers cannot be
-summed with less. Who has the choice cuts batch axes first, then kept ones, summed ones last.
+if each worker's neighbours make whole subtrees. (Where a task of the tree takes those of two workers, up to
+half of its split_every inputs move, so that a level may take split_every / 2 times as much.)
+
+Here p <= min(l k, P) workers share a row and q <= min(k, P) share a token. So it is O(B L + B P) while a token
+stays on one worker (q = 1: no cell moves) or on a few; K appears nowhere, and no logit ever moves. The q - 1 is
+no weakness of the tree: q vectors that lie on q workers cannot be summed with less. Who has the choice cuts
+batch axes first, then kept ones, summed ones last.
 
 The longest chain of tasks is, for split_every = s (4 by default), ::
 

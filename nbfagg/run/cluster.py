@@ -76,7 +76,7 @@ def go(arguments: argparse.Namespace, job: Job, target: Target, saved: Checkpoin
         lazy = alpha.to_delayed().reshape(-1)
         futures = client.compute([lazy[number] for number in left])
         numbers = {future.key: number for future, number in zip(futures, left, strict=True)}
-        coming = distributed.as_completed(futures, with_results=True)
+        coming = distributed.as_completed(futures, loop=client.loop, with_results=True)
         futures.clear()
         share = total // len(blocks)
         with progress.shown(total, total - share * len(left)) as advance:
