@@ -20,10 +20,10 @@ states of summed chunks         C B L (q - 1)         where q workers hold parts
 if each worker's neighbours make whole subtrees. (Where a task of the tree takes those of two workers, up to
 half of its split_every inputs move, so that a level may take split_every / 2 times as much.)
 
-Here p <= min(l k, P) workers share a row and q <= min(k, P) share a token. So it is O(B L + B P) while a token
-stays on one worker (q = 1: no cell moves) or on a few; K appears nowhere, and no logit ever moves. The q - 1 is
-no weakness of the tree: q vectors that lie on q workers cannot be summed with less. Who has the choice cuts
-batch axes first, then kept ones, summed ones last.
+Here p <= min(l k, P) workers share a row and q <= min(k, P) share a token. So it is O(B L + B P) while a
+token stays on one worker (q = 1: no cell moves) or on a few; K appears nowhere, and no logit ever moves. The
+q - 1 is no weakness of the tree: q vectors that lie on q workers cannot be summed with less. Who has the choice
+cuts batch axes first, then kept ones, summed ones last.
 
 The longest chain of tasks is, for split_every = s (4 by default), ::
 
