@@ -196,6 +196,12 @@ def tiny_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(module("benchmarks.peers"), "PEERS", quick)
     monkeypatch.setattr(module("figures.accuracy"), "IMPLEMENTATIONS", ("fagg", "SciPy softmax"))
     monkeypatch.setattr(module("figures.memory"), "PEERS", ())
+    lazy = module("figures.dask")
+    monkeypatch.setattr(lazy, "SHAPE", (2, 8, 4, 16))
+    monkeypatch.setattr(lazy, "CHUNKS", {"kept": (2, 4, 4, 16)})
+    monkeypatch.setattr(lazy, "GRAPH", ((2, 4, 4), (1, 2, 2)))
+    monkeypatch.setattr(module("figures.run"), "SHAPE", (16, 8, 4, 16))
+    monkeypatch.setattr(module("figures.run"), "AXES", {"one row": ("none", "0,1")})
     training = module("figures.torch_training")
     monkeypatch.setattr(training, "_peak", lambda case: 0)
     if importlib.util.find_spec("torch"):

@@ -17,6 +17,8 @@ FIGURES = {
     "options": "masks, lengths, half precision and packed rows",
     "gradient": "the gradient, against a copy and against autograd, and its errors",
     "torch_training": "forward and backward on tensors, against PyTorch's own forms",
+    "dask": "Dask's threads against a plain call, and the time that a graph takes",
+    "run": "nbfagg run against cat, and its resident memory (8 GiB in the folder for temporary files)",
     "memory": "extra memory of a call beyond its result",
 }
 

@@ -22,6 +22,8 @@ TABLES = {
     "gradient": ("gradient", "render"),
     "gradient-errors": ("gradient", "render_errors"),
     "torch": ("torch_training", "render"),
+    "dask": ("dask", "render"),
+    "run": ("run", "render"),
     "memory": ("memory", "render"),
 }
 MARKED = re.compile(r"(?P<begin><!-- figures:(?P<name>[\w-]+) -->\n).*?(?P<end><!-- /figures -->)", re.DOTALL)

@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "asv_bench" / "results" / "figures"
-PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "torch", "jax", "openvino", "onnxruntime")
+PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "torch", "jax", "openvino", "onnxruntime", "dask")
 
 
 def progress(figure: str, line: str) -> None:

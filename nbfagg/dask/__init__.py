@@ -22,7 +22,7 @@ half of its split_every inputs move, so that a level may take split_every / 2 ti
 
 Here p <= min(l k, P) workers share a row and q <= min(k, P) share a token. So it is O(B L + B P) while a
 token stays on one worker (q = 1: no cell moves) or on a few; K appears nowhere, and no logit ever moves. The
-q - 1 is no weakness of the tree: q vectors that lie on q workers cannot be summed with less. Who has the choice
+q - 1 is no weakness of the tree: q vectors that lie on q workers cannot be summed with less. Who can choose
 cuts batch axes first, then kept ones, summed ones last.
 
 The longest chain of tasks is, for split_every = s (4 by default), ::

@@ -1,0 +1,118 @@
+"""`nbfagg run` on a file three times its memory, against `cat FILE > /dev/null`: time and resident memory.
+
+The page cache is emptied of the file before each cold turn (posix_fadvise), and holds it in each warm one.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .markdown import shape, table
+from .record import ROOT, caption, progress
+
+SHAPE = (5376, 512, 12, 64)  # 7.9 GiB
+AXES = {
+    "the batch axis outermost": ("0", "1"),
+    "the kept axis outermost": ("1", "0"),
+    "one row": ("none", "0,1"),
+}
+# Of the time that cat takes; and of resident memory beyond the budget.
+GOAL, GOAL_MIB = 1.15, 200
+
+
+def measure(rounds: int | None) -> dict[str, Any]:
+    rows = []
+    with tempfile.TemporaryDirectory(dir=os.environ.get("NBFAGG_FIGURES_FOLDER")) as name:
+        path = Path(name) / "in.npy"
+        nbytes = _write(path)
+        memory = nbytes // 3
+        _run(path, memory, AXES["one row"])  # compiles
+        for what, axes in AXES.items():
+            for cache in ("cold", "warm"):
+                if cache == "warm":
+                    _cat(path)
+                times: dict[str, list[float]] = {"cat": [], "run": []}
+                peak = 0
+                for _ in range(rounds or 5):
+                    _forget(path, cache)
+                    times["cat"].append(_cat(path))
+                    _forget(path, cache)
+                    seconds, resident = _run(path, memory, axes)
+                    times["run"].append(seconds)
+                    peak = max(peak, resident)
+                cat, run = (statistics.median(times[side]) for side in ("cat", "run"))
+                ratio = statistics.median(r / c for r, c in zip(times["run"], times["cat"], strict=True))
+                rows.append(
+                    {"what": what, "cache": cache, "cat": cat, "run": run, "ratio": ratio, "peak_bytes": peak}
+                )
+                progress(
+                    "run", f"{what}, {cache}: {run:.2f} s, {ratio:.2f} times cat, {peak / 2**20:.0f} MiB"
+                )
+    return {"shape": SHAPE, "bytes": nbytes, "memory": memory, "rows": rows}
+
+
+def _write(path: Path) -> int:
+    """Write logits, a few batch rows over and over."""
+    block = np.random.default_rng(0).standard_normal((min(16, SHAPE[0]), *SHAPE[1:]), dtype=np.float32)
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": SHAPE}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(SHAPE[0] // len(block)):
+            file.write(block.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    return path.stat().st_size
+
+
+def _forget(path: Path, cache: str) -> None:
+    if cache == "warm":
+        return
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _cat(path: Path) -> float:
+    start = time.perf_counter()
+    subprocess.run(["cat", str(path)], stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def _run(path: Path, memory: int, axes: tuple[str, str]) -> tuple[float, int]:
+    """Give the time of a whole process, and the most memory that it had."""
+    command = [sys.executable, "-m", "nbfagg", "run", str(path), str(path.with_name("out.npy"))]
+    command += ["--memory", str(max(memory, 2**24)), "--batch-axis", axes[0], "--keep-axis", axes[1]]
+    paths = [os.environ.get("PYTHONPATH", ""), str(ROOT)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    start = time.perf_counter()
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+        if process.returncode:
+            raise RuntimeError(process.stderr.read().decode())  # type: ignore[union-attr]
+    return seconds, usage.ru_maxrss * 1024
+
+
+def render(found: dict[str, Any]) -> str:
+    head = ["result", "page cache", "`cat`", "`nbfagg run`", "times cat", "goal", "most resident"]
+    rows = [
+        [
+            *(row["what"], row["cache"], f"{row['cat']:.2f} s", f"{row['run']:.2f} s", f"{row['ratio']:.2f}"),
+            *(f"{GOAL:.2f}", f"{row['peak_bytes'] / 2**20:.0f} MiB"),
+        ]
+        for row in found["rows"]
+    ]
+    line = (
+        f"A file of {shape(found['shape'])}, {found['bytes'] / 2**30:.1f} GiB; `--memory` is a third of "
+        f"that, and resident memory may be {GOAL_MIB} MiB more."
+    )
+    return "\n\n".join([table(head, rows), line, caption(found, "numba", "numpy")])
