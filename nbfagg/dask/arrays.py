@@ -133,7 +133,7 @@ def as_mask(where: Any, a: Any, like: npt.NDArray[Any]) -> Any:
         _check_known("where", where)
         inputs.as_mask(np.broadcast_to(np.zeros((), where.dtype), where.shape), like.shape)
     else:
-        where = inputs.any_array("where", where, "want booleans")
+        where = inputs.plain_array("where", where, "want booleans")
         inputs.as_mask(where, like.shape)
     first = a.ndim - where.ndim
     chunks = tuple(
