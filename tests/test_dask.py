@@ -429,22 +429,25 @@ def test_states_merge_in_a_tree(monkeypatch):
 def test_a_task_stays_in_its_thread():
     """No team of Numba's threads is started unless it is asked for, whatever the size of a chunk."""
     code = """
-import dask, numba, numpy as np, dask.array as da, nbfagg
+import dask, numpy as np, dask.array as da, nbfagg
+from nbfagg.cpu import team
+size = team.size
+def counted(workers, nbytes):
+    count = size(workers, nbytes)
+    counts.add(count)
+    return count
+counts, team.size = set(), counted
 a = np.zeros((4, 256, 64, 16), np.float32)
 for chunks in ((2, 256, 64, 16), (2, 100, 64, 16), (2, 256, 30, 16)):
     x = da.from_array(a, chunks=chunks)
     alpha, lse = nbfagg.fagg(x, return_lse=True)
     dask.compute(alpha, nbfagg.fagg_vjp(alpha, x, alpha, lse), scheduler="threads")
-try:
-    print(numba.threading_layer())
-except ValueError:
-    print("none")
-from nbfagg.cpu import drive
-parallel = drive.parallel
-drive.parallel = lambda *arguments: print("a team of", arguments[-1]) or parallel(*arguments)
+print(counts)
+counts.clear()
 nbfagg.fagg(da.from_array(a, chunks=(4, 256, 64, 16)), workers=2).compute(scheduler="synchronous")
+print(counts)
 """
-    assert run_python(code, NUMBA_NUM_THREADS="2") == "none\na team of 2\n"
+    assert run_python(code, NUMBA_NUM_THREADS="2") == "{1}\n{2}\n"
 
 
 # --- what is refused -----------------------------------------------------------------------
