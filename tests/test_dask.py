@@ -6,9 +6,6 @@ for float32, summed in lanes of float32 first, each is within the bounds of `hel
 the value, or of 1 where it is smaller. Gradients: `gradient_bound`.
 """
 
-import math
-import time
-
 import numpy as np
 import pytest
 from helpers import DTYPES, run_python, share_of_bound
@@ -369,18 +366,13 @@ def test_nothing_is_computed_before_it_is_asked_for():
         alpha.compute()
 
 
-def test_ten_thousand_chunks_are_built_in_a_second():
+def test_a_graph_has_a_few_tasks_a_chunk():
+    """And a layer for each step and level of a tree: what is done chunk by chunk is done by Dask alone."""
     x = da.zeros((100, 1000, 100), chunks=(10, 10, 10))
     assert x.npartitions == 10_000
-    nbfagg.fagg(x)
-    best = math.inf
-    for _ in range(3):
-        # What other processes take does not count.
-        start = time.process_time()
-        graph = dict(nbfagg.fagg(x).__dask_graph__())
-        best = min(best, time.process_time() - start)
-    assert len(graph) > 10_000
-    assert best < 1, f"{best:.2f} s, every task made"
+    graph = nbfagg.fagg(x).__dask_graph__()
+    assert len(graph.layers) <= 12
+    assert 2 * x.npartitions < len(dict(graph)) <= 6 * x.npartitions
 
 
 def test_names_follow_from_what_is_computed():
