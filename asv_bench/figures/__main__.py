@@ -14,6 +14,7 @@ FIGURES = {
     "small": "a call with next to nothing to compute",
     "startup": "import and first call in a new process",
     "accuracy": "histogram of errors in ulp, against the oracle",
+    "exponential": "the vector exponential at every float32",
     "options": "masks, lengths, half precision and packed rows",
     "gradient": "the gradient, against a copy and against autograd, and its errors",
     "torch_training": "forward and backward on tensors, against PyTorch's own forms",

@@ -18,6 +18,7 @@ TABLES = {
     "small": ("small", "render"),
     "startup": ("startup", "render"),
     "accuracy": ("accuracy", "render"),
+    "exponential": ("exponential", "render"),
     "options": ("options", "render"),
     "gradient": ("gradient", "render"),
     "gradient-errors": ("gradient", "render_errors"),
