@@ -35,6 +35,8 @@ CHUNK = 1 << 22
 BLOCK = 1 << 10
 SAMPLED = 1009
 UNIT = 2.0**-24
+# By abs(scale * logit): what n leaves of a logit may be more than 1/2 by half an ulp of scale * logit * log2 e.
+BANDS = {"to 88": 88.0, "to 10^4": 1e4, "to 10^6": 1e6, "beyond": math.inf}
 # The first part is so short that its products with an even number up to 2^22 are exact.
 LN_2_HIGH, LN_2_LOW = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
 
@@ -97,22 +99,29 @@ def _sweep(form: str, name: str) -> dict[str, Any]:
     found, arguments = np.empty(CHUNK), np.empty(CHUNK)
     points = np.empty((CHUNK // BLOCK, 2))
     counts = dict.fromkeys(("measured", "floor", "NaN"), 0)
-    row = {"form": form, "scale": name, **counts, "worst": 0.0, "at": "", "mean": 0.0, "reference": 0.0}
+    worst: dict[str, tuple[float, str]] = dict.fromkeys(BANDS, (0.0, ""))
+    row = {"form": form, "scale": name, **counts, "mean": 0.0, "reference": 0.0, "worst": worst}
     for start in range(0, PATTERNS, CHUNK):
         x = np.arange(start, start + CHUNK, dtype=np.uint32).view(np.float32)
         with np.errstate(invalid="ignore"):  # signalling NaNs
             _exponentials(x, law, scale, form == "float64 lanes", found, arguments, points)
-        _judge(row, x, found, arguments, floor)
+        _judge(row, x, scale, found, arguments, floor)
         _sample(row, x, arguments, points, scale, floor)
         if start % (1 << 28) == 0:
             done = (start + CHUNK) / PATTERNS
-            progress("exponential", f"{form}, scale {name}: {done:.0%}, worst so far {row['worst']:.3f}")
+            shown = ", ".join(f"{band} {off:.3f}" for band, (off, _) in worst.items())
+            progress("exponential", f"{form}, scale {name}: {done:.0%}, worst so far {shown}")
     row["mean"] /= row["measured"]
     return row
 
 
 def _judge(
-    row: dict[str, Any], x: np.ndarray, found: np.ndarray, arguments: np.ndarray, floor: float
+    row: dict[str, Any],
+    x: np.ndarray,
+    scale: float,
+    found: np.ndarray,
+    arguments: np.ndarray,
+    floor: float,
 ) -> None:
     """Count what comes out as it has to, and measure the rest; what is wrong in kind ends the sweep."""
     bottom = floor * scalar.LN_2
@@ -135,10 +144,14 @@ def _judge(
         )
     for name, chosen in (("measured", measured), ("floor", low), ("NaN", nan)):
         row[name] += int(np.count_nonzero(chosen))
-    worst = int(off.argmax())
-    if off[worst] > row["worst"]:
-        row["worst"], row["at"] = float(off[worst]), float(x[worst]).hex()
     row["mean"] += float(off.sum())
+    size = abs(x) * scale
+    least = 0.0
+    for band, most in BANDS.items():
+        inside = np.where((size >= least) & (size < most), off, 0)
+        least, worst = most, int(inside.argmax())
+        if inside[worst] > row["worst"][band][0]:
+            row["worst"][band] = float(inside[worst]), float(x[worst]).hex()
 
 
 def _sample(
@@ -154,11 +167,19 @@ def _sample(
 
 
 def render(found: dict[str, Any]) -> str:
-    head = ["exponential in", "scale", "measured", "at the floor", "NaN", "worst", "at", "mean"]
+    head = [
+        "exponential in",
+        "scale",
+        "measured",
+        "at the floor",
+        "NaN",
+        "mean",
+        *(f"worst {b}" for b in BANDS),
+    ]
     rows = [
         [
             *(row["form"], row["scale"], *(f"{row[name]:,}" for name in ("measured", "floor", "NaN"))),
-            *(digits(row["worst"]), f"`{row['at']}`", digits(row["mean"])),
+            *(digits(row["mean"]), *(digits(off) for off, _ in row["worst"].values())),
         ]
         for row in found["rows"]
     ]

@@ -3,7 +3,34 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+
+def ulp(exact: ArrayLike, dtype: DTypeLike) -> NDArray[np.longdouble]:
+    """Give the spacing of a dtype's numbers around exact values, never less than the smallest subnormal.
+
+    Parameters
+    ----------
+    exact : array_like
+        Finite numbers.
+    dtype : dtype_like
+        A floating dtype of NumPy's.
+
+    Returns
+    -------
+    ndarray of longdouble
+        A power of two for each.
+
+    Examples
+    --------
+    >>> ulp([1.0, 0.75, 0.0], np.float64).astype(float)
+    array([2.22044605e-016, 1.11022302e-016, 4.94065646e-324])
+    """
+    info = np.finfo(dtype)
+    want = np.asarray(exact, np.longdouble)
+    # frexp's fraction is in [0.5, 1), so the leading bit counts 2**(exponent - 1); frexp(0) has exponent 0.
+    leading = np.where(want == 0, info.minexp, np.frexp(want)[1] - 1)
+    return np.ldexp(np.longdouble(1), np.maximum(leading, info.minexp) - info.nmant)
 
 
 def ulp_error(result: ArrayLike, exact: ArrayLike) -> NDArray[np.float64]:
@@ -39,14 +66,9 @@ def ulp_error(result: ArrayLike, exact: ArrayLike) -> NDArray[np.float64]:
     got = np.asarray(result)
     if got.dtype.kind != "f":
         raise TypeError(f"result must be of a floating dtype, got {got.dtype}")
-    info = np.finfo(got.dtype)
     value, want = np.broadcast_arrays(got.astype(np.longdouble), np.asarray(exact, np.longdouble))
     with np.errstate(all="ignore"):
-        # frexp's fraction is in [0.5, 1), so the leading bit counts 2**(exponent - 1); frexp(0) has
-        # exponent 0.
-        leading = np.where(want == 0, info.minexp, np.frexp(want)[1] - 1)
-        ulp = np.ldexp(np.longdouble(1), np.maximum(leading, info.minexp) - info.nmant)
-        error = np.abs(value - want) / ulp
+        error = np.abs(value - want) / ulp(want, got.dtype)
     finite = np.isfinite(value) & np.isfinite(want)
     same = (value == want) | (np.isnan(value) & np.isnan(want))
     return np.asarray(np.where(finite, error, np.where(same, 0.0, np.inf)), np.float64)
