@@ -5,14 +5,15 @@ In units in the last place (ulp) of the result:
 * alpha: 2 for float32, 3 for float64; where the exact value is below the smallest normal float32, one
   subnormal step.
 * log alpha and lse: those of alpha and 2 more, in ulp of max(1, abs(exact)). A logarithm turns the relative
-  error of a sum into an absolute one of the same size, which is alpha's bound; taking the logarithm and adding
-  the exponent that was split off round once each, at the size of the result or of 1, whichever is larger.
-* A gradient: 4 for float32, 6 for float64, in ulp of the formula's largest term, for the terms cancel; and one
-  smallest subnormal step. Of the logarithm, what the rounding of log alpha makes of it on top.
+  error of a sum into an absolute one of the same size, which is alpha's bound; taking the logarithm and
+  adding the exponent that was split off round once each, at the size of the result or of 1, whichever is
+  larger.
+* A gradient: 4 for float32, 6 for float64, in ulp of the formula's largest term, for the terms cancel; and
+  one smallest subnormal step. Of the logarithm, what the rounding of log alpha makes of it on top.
 * float16 and bfloat16: what float32 may be, rounded once.
 
-NaN, infinities and zeros that are exact must come out as themselves. The exact values are longdouble arrays, as
-`nbfagg.reference` gives them.
+NaN, infinities and zeros that are exact must come out as themselves. The exact values are longdouble arrays,
+as `nbfagg.reference` gives them.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from nbfagg.reference.ulp import ulp
 BOUND = {"float32": 2.0, "float64": 3.0}
 LOG_EXTRA = 2.0
 GRADIENT_BOUND = {"float32": 4.0, "float64": 6.0}
-# Terms so many octaves below others may count as 0 in a gradient: of the logarithm, below the largest of their
-# token, else of the row.
+# Terms so many octaves below others may count as 0 in a gradient: of the logarithm, below the largest of
+# their token, else of the row.
 FLUSHED_LOG = {"float32": 98, "float64": 1038}
 FLUSHED = {"float32": 180, "float64": 1200}
 
@@ -114,7 +115,7 @@ def share_of_gradient_bound(
 
 
 def _rounded_once(result: Array, exact: Long, allowed: Long) -> npt.NDArray[np.float64]:
-    """Give 0 where half precision is some float32 within `allowed` of the exact value, rounded; else infinity."""
+    """Give 0 where half precision is a float32 within `allowed` of the exact value, rounded; else infinity."""
     with np.errstate(all="ignore"):
         low, high = ((exact + sign * allowed).astype(np.float32) for sign in (-1, 1))
         low = np.where(low < exact - allowed, np.nextafter(low, np.float32(np.inf)), low).astype(result.dtype)

@@ -1,12 +1,12 @@
 """The vector exponential at every float32 there is: all 2^32 patterns, in both forms that kernels use.
 
-A block of neighbours gets the reference point of its own maximum: another one would change a power of two and
-nothing else. Beyond the range of that a block is taken relative to its maximum itself, as kernels do. What then
-lies too far down has to come out as the floor; a NaN has to stay one; +inf never gets there.
+A block of neighbours gets the reference point of its own maximum: another one would change a power of two
+and nothing else. Beyond the range of that a block is taken relative to its maximum itself, as kernels do.
+What then lies too far down has to come out as the floor; a NaN has to stay one; +inf never gets there.
 
-Errors are counted in units of 2^-24, half an ulp of 1, against NumPy's float64 exponential. Its argument is exact
-but for some 2^-44 (a logit less a multiple of ln 2 in two parts), which is 2^-20 units. One logit in `SAMPLED` is
-taken in longdouble too, to measure how far off that reference is.
+Errors are counted in units of 2^-24, half an ulp of 1, against NumPy's float64 exponential. Its argument is
+exact but for some 2^-44 (a logit less a multiple of ln 2 in two parts), which is 2^-20 units. One logit in
+`SAMPLED` is taken in longdouble too, to measure how far off that reference is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHUNK = 1 << 22
 BLOCK = 1 << 10
 SAMPLED = 1009
 UNIT = 2.0**-24
-# By abs(scale * logit): what n leaves of a logit may be more than 1/2 by half an ulp of scale * logit * log2 e.
+# By abs(scale * logit): what n leaves may be more than 1/2 by half an ulp of scale * logit * log2 e.
 BANDS = {"to 88": 88.0, "to 10^4": 1e4, "to 10^6": 1e6, "beyond": math.inf}
 # The first part is so short that its products with an even number up to 2^22 are exact.
 LN_2_HIGH, LN_2_LOW = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
@@ -60,7 +60,7 @@ def _in_doubles(source, count, maximum, law, target):
 
 @numba.njit(error_model="numpy")
 def _exponentials(x, law, scale, wide, found, arguments, points):
-    """Write what kernels make of each block of logits, what its argument is exactly, and its origin and shift."""
+    """Write what kernels make of logits, the exact arguments, and each block's origin and shift less LIFT."""
     staged, sums = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float64)
     halves = sums.view(np.float32)
     for block in range(x.size // BLOCK):
@@ -69,7 +69,7 @@ def _exponentials(x, law, scale, wide, found, arguments, points):
         top = -math.inf
         for logit in logits:
             if top < logit < math.inf:
-                top = float(logit)
+                top = np.float64(logit)
         if top == -math.inf:
             top = 0.0
         origin = scalar.origin(top, law)
@@ -82,8 +82,8 @@ def _exponentials(x, law, scale, wide, found, arguments, points):
             _two_parts(np.float32(0), staged.ctypes.data, BLOCK, top - origin, law, sums.ctypes.data)
         down = shift - exp.LIFT_F32
         for i in range(BLOCK):
-            found[first + i] = sums[i] if wide else float(halves[i]) + float(halves[BLOCK + i])
-            exact = (float(logits[i]) - origin) * scale
+            found[first + i] = sums[i] if wide else np.float64(halves[i]) + np.float64(halves[BLOCK + i])
+            exact = (np.float64(logits[i]) - origin) * scale
             arguments[first + i] = (exact - down * LN_2_HIGH) - down * LN_2_LOW
         points[block] = origin, down
 
