@@ -49,6 +49,17 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _minutes(text: str) -> float:
+    """Convert the value of ``--soak``."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes from 0")
+    return minutes
+
+
 def _announce_compilation(time: str) -> None:
     """Tell a person at a terminal what the first call waits for, if it does, and for about how long."""
     if sys.stderr is None or not sys.stderr.isatty():
@@ -84,9 +95,13 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    _announce_compilation("some minutes")  # every kernel, for float32 and float64
+    if arguments.soak is not None:
+        from nbfagg import soak
+
+        return soak.run(arguments.soak, arguments.seed)
     from nbfagg import check
 
-    _announce_compilation("some minutes")  # every kernel, for float32 and float64
     return check.run(arguments.seed)
 
 
@@ -166,6 +181,8 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", _check, "compare fagg with an oracle of higher precision on this machine")
     check.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random logits (default: 0)")
+    soak = "make random calls of all functions for so long; 0 repeats the round of one seed"
+    check.add_argument("--soak", type=_minutes, metavar="MINUTES", help=soak)
     return parser
 
 

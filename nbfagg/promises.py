@@ -59,7 +59,8 @@ def as_itself(result: Array, exact: Long, what: str, error: Array) -> npt.NDArra
     # Infinities are also what is beyond the dtype; and what is finite has to be something finite.
     itself = ~np.isfinite(rounded) | ((exact == 0) & (what == "alpha")) | ~np.isfinite(result)
     same = (result == rounded) | (np.isnan(result) & np.isnan(rounded))
-    return np.where(itself, np.where(same, 0.0, np.inf), error)
+    judged: npt.NDArray[np.float64] = np.where(itself, np.where(same, 0.0, np.inf), error)
+    return judged
 
 
 def errors(result: Array, exact: Long, what: str) -> npt.NDArray[np.float64]:
@@ -72,7 +73,8 @@ def errors(result: Array, exact: Long, what: str) -> npt.NDArray[np.float64]:
 def share_of_bound(result: Array, exact: Long, what: str) -> npt.NDArray[np.float64]:
     """Give each error as a share of what is allowed, also of half precision: there 0 or infinite."""
     if result.dtype.itemsize > 2:
-        return errors(result, exact, what) / bound(exact, what, result.dtype)
+        share: npt.NDArray[np.float64] = errors(result, exact, what) / bound(exact, what, result.dtype)
+        return share
     with np.errstate(invalid="ignore"):
         allowed = bound(exact, what, np.float32) * unit(exact, what, np.float32)
     return _rounded_once(result, exact, allowed)
@@ -115,7 +117,7 @@ def share_of_gradient_bound(
 
 
 def _rounded_once(result: Array, exact: Long, allowed: Long) -> npt.NDArray[np.float64]:
-    """Give 0 where half precision is a float32 within `allowed` of the exact value, rounded; else infinity."""
+    """Give 0 where a half is some float32 within `allowed` of the exact value, rounded, else infinity."""
     with np.errstate(all="ignore"):
         low, high = ((exact + sign * allowed).astype(np.float32) for sign in (-1, 1))
         low = np.where(low < exact - allowed, np.nextafter(low, np.float32(np.inf)), low).astype(result.dtype)

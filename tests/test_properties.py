@@ -5,20 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from helpers import BOUND, check, in_memory_order, run_python
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nbfagg
 from nbfagg import reference
 
-# The same examples in every run. No deadline: the first call of a kernel loads or compiles it.
-steady = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=60,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+# conftest.py chooses the profile.
+steady = settings()
 
 
 @dataclass

@@ -30,7 +30,10 @@ def ulp(exact: ArrayLike, dtype: DTypeLike) -> NDArray[np.longdouble]:
     want = np.asarray(exact, np.longdouble)
     # frexp's fraction is in [0.5, 1), so the leading bit counts 2**(exponent - 1); frexp(0) has exponent 0.
     leading = np.where(want == 0, info.minexp, np.frexp(want)[1] - 1)
-    return np.ldexp(np.longdouble(1), np.maximum(leading, info.minexp) - info.nmant)
+    spacing: NDArray[np.longdouble] = np.ldexp(
+        np.longdouble(1), np.maximum(leading, info.minexp) - info.nmant
+    )
+    return spacing
 
 
 def ulp_error(result: ArrayLike, exact: ArrayLike) -> NDArray[np.float64]:
