@@ -65,7 +65,7 @@ def as_itself(result: Array, exact: Long, what: str, error: Array) -> npt.NDArra
 
 def errors(result: Array, exact: Long, what: str) -> npt.NDArray[np.float64]:
     """Give the errors of float32 or float64 results in ulp."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         error = (abs(result - exact) / unit(exact, what, result.dtype)).astype(np.float64)
     return as_itself(result, exact, what, error)
 
@@ -109,7 +109,7 @@ def share_of_gradient_bound(
     if half:
         share = _rounded_once(result, exact, allowed)
     else:
-        with np.errstate(invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             error = (abs(result - exact) / allowed).astype(np.float64)
         share = as_itself(result, exact, "gradient", error)
     share = np.where((result == 0) & flushed, 0.0, share)

@@ -249,7 +249,10 @@ def apart(random: Random, a: Array) -> Array:
     """Give a part of a larger array that holds ones elsewhere."""
     inner = tuple(slice(int(random.integers(0, 2)), None, int(random.integers(1, 3))) for _ in a.shape)
     larger = np.ones([2 * size + 2 for size in a.shape], a.dtype)
-    view = larger[(..., *inner)][(..., *(slice(size) for size in a.shape))]
+    # With an ellipsis an array of rank 0 stays a view.
+    first: Any = (..., *inner)
+    part: Any = (..., *(slice(size) for size in a.shape))
+    view = larger[first][part]
     view[...] = a
     return view
 
