@@ -188,6 +188,8 @@ def tiny_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(module("figures.peers"), "SETTLE", 0.0)
     monkeypatch.setattr(module("figures.accuracy"), "SHAPES", ((2, 3, 2, 2),))
     monkeypatch.setattr(module("figures.gradient"), "ERROR_SHAPES", ((2, 3, 2, 2),))
+    for name, size in (("PATTERNS", 1 << 13), ("CHUNK", 1 << 12)):
+        monkeypatch.setattr(module("figures.exponential"), name, size)
     quick = {
         name: make
         for name, make in module("benchmarks.peers").PEERS.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +53,8 @@ class Problem:
     scale: float = 1.0
     where: Array | None = None
     lengths: Array | None = None
+    _exact: dict[str, Array] | None = None
+    _exact_log: Array | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -76,16 +77,21 @@ class Problem:
         """Give the axes that are summed."""
         return tuple(axis for axis in range(self.a.ndim) if axis not in self.batch + self.keep)
 
-    @functools.cached_property
+    # Not cached_property: before Python 3.12 that has a lock, which a forked child would wait for.
+    @property
     def exact(self) -> dict[str, Array]:
         """Give the exact alpha and lse."""
-        alpha, lse = reference.oracle(self.a, return_lse=True, **self.options)
-        return {"alpha": np.asarray(alpha), "lse": np.asarray(lse)}
+        if self._exact is None:
+            alpha, lse = reference.oracle(self.a, return_lse=True, **self.options)
+            self._exact = {"alpha": np.asarray(alpha), "lse": np.asarray(lse)}
+        return self._exact
 
-    @functools.cached_property
+    @property
     def exact_log(self) -> Array:
         """Give the exact logarithm of alpha."""
-        return np.asarray(reference.oracle(self.a, log=True, **self.options))
+        if self._exact_log is None:
+            self._exact_log = np.asarray(reference.oracle(self.a, log=True, **self.options))
+        return self._exact_log
 
     def below(self, axes: tuple[int, ...]) -> Array:
         """Give how many octaves each logit is below the largest included one along these axes."""
@@ -159,7 +165,7 @@ def _values(random: Random, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arr
         low = 0 if dtype.kind in "bu" else -min(most, 50)
         return random.integers(low, max(most, 2), shape).astype(dtype)
     with np.errstate(all="ignore"):
-        x = pick(random, KINDS)(random, shape, dtype)
+        x: Array = pick(random, KINDS)(random, shape, dtype)
         # Batch rows or tokens far from one another.
         if shape and chance(random, 0.2):
             far = random.choice([0, 0, 88.7, -110, 1e4, -1e4, 3e5, -1e7], shape[0])
@@ -252,7 +258,7 @@ def apart(random: Random, a: Array) -> Array:
     # With an ellipsis an array of rank 0 stays a view.
     first: Any = (..., *inner)
     part: Any = (..., *(slice(size) for size in a.shape))
-    view = larger[first][part]
+    view: Array = larger[first][part]
     view[...] = a
     return view
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from nbfagg.soak.refused import refused
 
 FORKS = 1 / 300
 # A child that takes longer hangs: what may keep it is the compilation of a kernel.
-PATIENCE = 120.0
+PATIENCE = 60.0
 
 
 def play(tally: Tally, seed: int) -> None:
@@ -55,6 +56,8 @@ def _in_a_child(tally: Tally, seed: int) -> None:
         # Whatever happens, the child must not go on as the parent does.
         code = 2
         try:
+            # Where it hangs, if it does.
+            faulthandler.dump_traceback_later(0.9 * PATIENCE, file=writing)
             try:
                 _play(Tally(), seed)
                 code = 0
@@ -66,7 +69,7 @@ def _in_a_child(tally: Tally, seed: int) -> None:
     os.close(writing)
     try:
         status = _wait(child)
-        said = os.read(reading, 4000).decode() if status == 1 else ""
+        said = os.read(reading, 4000).decode()
     finally:
         os.close(reading)
     if status != 0:
