@@ -19,9 +19,11 @@ exit  when
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -58,6 +60,13 @@ def _minutes(text: str) -> float:
     if not 0 <= minutes < 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes from 0")
     return minutes
+
+
+def _count(text: str) -> int:
+    """Convert the value of an option that counts something."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def _announce_compilation(time: str) -> None:
@@ -135,6 +144,25 @@ def _size(text: str) -> int:
     return int(size)
 
 
+def _bench(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    from nbfagg.bench import cases, command
+
+    if arguments.list:
+        return command.show_names()
+    wrong = command.unknown(arguments.shape or (), arguments.peer or ())
+    if wrong:
+        parser.error(wrong)
+    _announce_compilation("half a minute")
+    return command.run(
+        arguments.shape or cases.COMPARED,
+        arguments.peer,
+        dtype=arguments.dtype,
+        rounds=arguments.rounds,
+        plot=arguments.plot,
+        record=arguments.json,
+    )
+
+
 def _no_command(parser: argparse.ArgumentParser) -> int:
     parser.print_help(sys.stderr)
     return 2
@@ -183,6 +211,16 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random logits (default: 0)")
     soak = "make random calls of all functions for so long; 0 repeats the round of one seed"
     check.add_argument("--soak", type=_minutes, metavar="MINUTES", help=soak)
+
+    bench = command("bench", None, "time fagg against the memory limit and the peers installed here")
+    bench.set_defaults(run=functools.partial(_bench, bench))
+    bench.add_argument("--list", action="store_true", help="show the names of shapes and peers, and stop")
+    bench.add_argument("--shape", action="append", metavar="NAME", help="at this shape; may be repeated")
+    bench.add_argument("--peer", action="append", metavar="NAME", help="against this peer; may be repeated")
+    bench.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the logits")
+    bench.add_argument("--rounds", type=_count, default=9, metavar="N", help="turns of each (default: 9)")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="write a picture: .png, .svg or .pdf")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the record")
     return parser
 
 
@@ -218,10 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = _parser().parse_args(argv)
-        except SystemExit as stop:
+            status: int = arguments.run(arguments)
+        except SystemExit as stop:  # of a parser: help, a version, an error
             status = stop.code if isinstance(stop.code, int) else 0
-        else:
-            status = arguments.run(arguments)
         _flush()
     except KeyboardInterrupt:
         return 130

@@ -40,7 +40,7 @@ def _numba() -> Any:
     return import_module("numba")
 
 
-def _affinity() -> int:
+def affinity() -> int:
     """Return how many CPUs this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -182,7 +182,7 @@ def config() -> dict[str, Any]:
         "optional": {name: installed(*names) for name, names in OPTIONAL.items()},
         **_threading(),
         "threads": int(_numba().config.NUMBA_NUM_THREADS),
-        "cpus": _affinity(),
+        "cpus": affinity(),
         **_cpu(),
         **_cache(),
         "gpus": _gpus(),

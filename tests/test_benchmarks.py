@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import importlib.util
-import inspect
 import json
 import os
 import subprocess
@@ -13,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nbfagg.bench import cases, limits, peers, turns
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # To build its C++ takes it half a minute.
@@ -21,12 +22,12 @@ SLOW_PEERS = ("torch.compile",)
 PEERS_AT_WORK = """
 import json, sys
 import numpy as np
-from asv_bench.benchmarks import common, limits, peers
+from nbfagg.bench import cases, limits, peers
 
 a = np.array(json.loads(sys.stdin.read()), np.float32)
 names = [name for name in peers.PEERS if name not in sys.argv[1:]]
 calls = peers.available(a, names, note=lambda line: None)
-case = common.Case(a.shape)
+case = cases.Case(a.shape)
 for call in limits.parts(a, case).values():
     call()
 print(json.dumps({name: np.asarray(call()).tolist() for name, call in calls.items()}))
@@ -39,55 +40,19 @@ def benchmarks():
     with pytest.MonkeyPatch.context() as patch:
         # At the end: the nbfagg to be tested is the one that is installed.
         patch.setattr(sys, "path", [*sys.path, str(ROOT)])
-        common = importlib.import_module("asv_bench.benchmarks.common")
-        for name, case in common.CASES.items():
+        patch.setenv("NBFAGG_BENCH_QUICK", "1")
+        for name, case in cases.CASES.items():
             tiny = dataclasses.replace(case, shape=tuple(min(n, 4) for n in case.shape))
-            patch.setitem(common.CASES, name, tiny)
-        patch.setattr(importlib.import_module("asv_bench.benchmarks.contract").Packed, "ROWS", 8)
+            patch.setitem(cases.CASES, name, tiny)
         # Its threads would stay in the process of all the other tests.
-        patch.setattr(importlib.import_module("asv_bench.benchmarks.limits"), "_torch", lambda: None)
+        patch.setattr(limits, "_torch", lambda: None)
         for name, value in {"ROUNDS": 2, "SETTLE": 0.0, "BLOCK": 0.0}.items():
-            patch.setattr(common, name, value)
+            patch.setattr(turns, name, value)
         yield
 
 
 def module(name):
     return importlib.import_module(f"asv_bench.{name}")
-
-
-def methods():
-    """(file, class, method) of every benchmark, by the names that asv looks for."""
-    for file in ("forward", "contract"):
-        tree = (ROOT / "asv_bench" / "benchmarks" / f"{file}.py").read_text(encoding="utf-8")
-        name = None
-        for line in tree.splitlines():
-            if line.startswith("class "):
-                name = line.split()[1].rstrip(":")
-            elif line.startswith(("    def time_", "    def timeraw_", "    def track_", "    def peakmem_")):
-                yield file, name, line.split()[1].partition("(")[0]
-
-
-@pytest.mark.parametrize(("file", "subject", "method"), list(methods()))
-def test_a_benchmark_runs(file, subject, method):
-    benchmark = getattr(module(f"benchmarks.{file}"), subject)()
-    values = [choices[0] for choices in getattr(benchmark, "params", ())]
-    assert len(values) == len(getattr(benchmark, "param_names", ()))
-    benchmark.setup(*values)
-    result = getattr(benchmark, method)(*values)
-    if method.startswith("timeraw_"):
-        subprocess.run([sys.executable, "-c", result], check=True)
-    elif method.startswith("track_"):
-        assert result > 0
-    else:
-        assert result is None
-
-
-def test_every_parameter_has_its_shape():
-    forward, common = module("benchmarks.forward"), module("benchmarks.common")
-    for _, subject in inspect.getmembers(forward, inspect.isclass):
-        names = getattr(subject, "param_names", ())
-        for choices in [subject.params[i] for i, name in enumerate(names) if name == "shape"]:
-            assert set(choices) <= set(common.CASES)
 
 
 def test_the_peers_compute_the_same():
@@ -113,7 +78,6 @@ def test_the_peers_compute_the_same():
 
 
 def test_a_missing_peer_is_named():
-    peers = module("benchmarks.peers")
     a = np.zeros((1, 1, 1, 1), np.float32)
     notes = []
 
@@ -127,9 +91,8 @@ def test_a_missing_peer_is_named():
 
 
 def test_a_view_is_read_in_memorys_order():
-    common, limits = module("benchmarks.common"), module("benchmarks.limits")
-    for case in common.views((2, 3, 4, 5), shortest=4):
-        a = common.logits(case)
+    for case in cases.views((2, 3, 4, 5), shortest=4):
+        a = cases.logits(case)
         assert a.shape == case.shape
         assert a.strides[case.order[-1]] == a.itemsize
         assert np.shares_memory(limits.memory_of(a), a)
@@ -138,23 +101,21 @@ def test_a_view_is_read_in_memorys_order():
 
 
 def test_the_eighteen_views():
-    assert len(module("benchmarks.common").views((32, 512, 12, 64), shortest=16)) == 18
+    assert len(cases.views((32, 512, 12, 64), shortest=16)) == 18
 
 
 def test_the_limit_scales_only_what_outgrows_the_caches():
-    common, limits = module("benchmarks.common"), module("benchmarks.limits")
     with pytest.MonkeyPatch.context() as patch:
         for bound, expected in ((2**20, {"read", "fill", "new"}), (0, {"read", "fill", "new", "scale"})):
             patch.setattr(limits, "CACHE_BYTES_A_CORE", bound)
-            case = common.Case((2, 6, 5, 1))
-            calls = limits.parts(common.logits(case), case)
+            case = cases.Case((2, 6, 5, 1))
+            calls = limits.parts(cases.logits(case), case)
             assert {part for part, _ in calls} == expected
             for call in calls.values():
                 call()
 
 
 def test_the_plain_read_reads_everything():
-    limits = module("benchmarks.limits")
     for n in (1, 2, 7, 1000):
         for place in {0, n // 2, n - 1}:
             x = np.zeros(n, np.float32)
@@ -185,17 +146,13 @@ def tiny_figures(monkeypatch, tmp_path):
     for name, shape in (("memory", (2, 3, 4, 16)), ("speed", (2, 3, 4, 16))):
         monkeypatch.setattr(module(f"figures.{name}"), {"memory": "SHAPE", "speed": "VIEW"}[name], shape)
     monkeypatch.setattr(module("figures.startup"), "_sample", lambda statement, **environment: (0.1, False))
-    monkeypatch.setattr(module("figures.peers"), "SETTLE", 0.0)
     monkeypatch.setattr(module("figures.accuracy"), "SHAPES", ((2, 3, 2, 2),))
     monkeypatch.setattr(module("figures.gradient"), "ERROR_SHAPES", ((2, 3, 2, 2),))
     for name, size in (("PATTERNS", 1 << 13), ("CHUNK", 1 << 12)):
         monkeypatch.setattr(module("figures.exponential"), name, size)
-    quick = {
-        name: make
-        for name, make in module("benchmarks.peers").PEERS.items()
-        if name.startswith(("NumPy", "SciPy"))
-    }
-    monkeypatch.setattr(module("benchmarks.peers"), "PEERS", quick)
+    quick = {name: make for name, make in peers.PEERS.items() if name.startswith(("NumPy", "SciPy"))}
+    for user in (module("figures.peers"), peers):
+        monkeypatch.setattr(user, "PEERS", quick)
     monkeypatch.setattr(module("figures.accuracy"), "IMPLEMENTATIONS", ("fagg", "SciPy softmax"))
     monkeypatch.setattr(module("figures.memory"), "PEERS", ())
     lazy = module("figures.dask")
@@ -221,7 +178,7 @@ def test_a_figure_becomes_a_table(tiny_figures, capsys):
     main, readme = module("figures.__main__"), module("figures.readme")
     path = tiny_figures / "README.md"
     marked = "".join(
-        f"## {name}\n<!-- figures:{name} -->\nold\n<!-- /figures -->\n" for name in readme.TABLES
+        f"## {name}\n<!-- figures:{name} -->\nas it was\n<!-- /figures -->\n" for name in readme.TABLES
     )
     path.write_text(f"before\n{marked}after\n", encoding="utf-8")
     for name in main.FIGURES:
@@ -233,7 +190,7 @@ def test_a_figure_becomes_a_table(tiny_figures, capsys):
     text = path.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "old" not in text
+    assert "as it was" not in text
     assert text.count("*") >= 2 * len(readme.TABLES)
     path.write_text(text.replace("| ---", "|---", 1), encoding="utf-8")
     assert readme.main(check=True, path=path) == 1

@@ -1,15 +1,16 @@
-"""fagg itself: large arrays, against the limit and against the peers, small calls, and start-up."""
+"""fagg of large arrays: time, time over the limit's, threads, and what each keyword costs."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from functools import partial
 
-from . import peers
-from .common import CASES, alternate, fagg, logits, ours, ratio
-from .limits import share_of_limit
+import numpy as np
 
-LARGE = [
+from nbfagg.bench.cases import logits
+
+from .common import OPTIONS, Timed, case, labels, options, public, turns
+
+LARGE = labels(
     "heads",
     "pose",
     "long pose",
@@ -20,17 +21,17 @@ LARGE = [
     "heat map, first",
     "heat map, last",
     "heads, reversed",
-]
+)
 
 
-class Forward:
+class Forward(Timed):
     """Time of a call, result allocated by it, as most calls are."""
 
     param_names = ("shape", "dtype")
     params = (LARGE, ["float32", "float64"])
 
     def setup(self, shape, dtype):
-        self.call = ours(CASES[shape], logits(CASES[shape], dtype))
+        self.call = partial(public("fagg"), logits(case(shape), dtype), keep_axis=case(shape).keep_axis)
         self.call()  # compiles or loads, and starts the threads
 
     def time_fagg(self, shape, dtype):
@@ -43,74 +44,47 @@ class Limit:
     param_names = ("shape",)
     params = (LARGE,)
     unit = "ratio"
-    timeout = 120
+    timeout = 600
 
     def setup(self, shape):
-        fagg()
+        public("fagg", "out")
 
     def track_limit_over(self, shape):
-        case = CASES[shape]
-        return 1 / share_of_limit(logits(case), case, rounds=5)["out"]["share"]
+        from nbfagg.bench.limits import share_of_limit
+
+        found = share_of_limit(logits(case(shape)), case(shape), **turns(9))
+        return 1 / found["out"]["share"]
 
 
-class Peer:
-    """Our time over the peer's, in turns: below 1 is faster than the peer, a rise is worse."""
+class Threads(Timed):
+    """Time by number of threads; n/a where the machine has fewer."""
 
-    param_names = ("peer", "shape")
-    params = (list(peers.PEERS), ["small call", "heads", "pose", "tiny rows"])
-    unit = "ratio"
-    timeout = 300
+    param_names = ("shape", "workers")
+    params = (labels("heads", "tiny rows"), [1, 2])
 
-    def setup(self, peer, shape):
-        a = logits(CASES[shape])
-        self.sides = {"ours": ours(CASES[shape], a)}
-        try:
-            self.sides["peer"] = peers.make(peer, a)
-        except peers.Unavailable as why:
-            raise NotImplementedError(str(why)) from why
+    def setup(self, shape, workers):
+        import numba
 
-    def track_peer(self, peer, shape):
-        seconds = alternate(self.sides, rounds=5)
-        return ratio(seconds["ours"], seconds["peer"])
-
-
-class Small:
-    """What a call costs when there is next to nothing to compute."""
-
-    param_names = ("dtype",)
-    params = (["float32", "float64"],)
-
-    def setup(self, dtype):
-        a = logits(CASES["small call"], dtype)
-        self.call = ours(CASES["small call"], a)
+        if workers > numba.config.NUMBA_NUM_THREADS:
+            raise NotImplementedError(f"there are no {workers} threads")
+        self.call = partial(public("fagg", "workers"), logits(case(shape)), workers=workers)
         self.call()
 
-    def time_small(self, dtype):
+    def time_fagg(self, shape, workers):
         self.call()
 
 
-class Start:
-    """A new process a sample. The first call loads from Numba's disk cache; setup has filled it."""
+class Options(Timed):
+    """Time with each keyword; the first one is without any."""
 
-    number = 1
-    rounds = 1
-    repeat = (3, 7, 20.0)
-    timeout = 300
+    param_names = ("option", "shape")
+    params = (OPTIONS, labels("pose"))
 
-    FIRST_CALL = "import numpy, nbfagg; nbfagg.fagg(numpy.zeros((3, 10, 2, 10), 'float32'))"
+    def setup(self, option, shape):
+        a = logits(case(shape))
+        given = options(shape).get(option, {"out": np.empty(a.shape[:2], a.dtype)})
+        self.call = partial(public("fagg", *given), a, **given)
+        self.call()
 
-    def setup(self):
-        fagg()
-        subprocess.run([sys.executable, "-c", self.FIRST_CALL], check=True)
-
-    def timeraw_import_numpy(self):
-        return "import numpy"
-
-    def timeraw_import(self):
-        return "import nbfagg"
-
-    def timeraw_import_numba(self):
-        return "import numba"
-
-    def timeraw_first_call(self):
-        return self.FIRST_CALL
+    def time_fagg(self, option, shape):
+        self.call()

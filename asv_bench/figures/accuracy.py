@@ -5,43 +5,18 @@ Values of alpha below the smallest normal number are counted apart: there a unit
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..benchmarks.common import fagg
-from ..benchmarks.peers import Unavailable, make
-from .markdown import digits, table
+from nbfagg import fagg
+from nbfagg.bench.errors import KINDS
+from nbfagg.bench.peers import Unavailable, make
+from nbfagg.bench.text import digits, table
+from nbfagg.reference import oracle, ulp_error
+
 from .record import caption, progress
 
-Kind = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
-
-
-def _one_hot(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    x = np.full((shape[0], math.prod(shape[1:])), -110.0, np.float32)
-    x[np.arange(shape[0]), rng.integers(x.shape[1], size=shape[0])] = 0.1
-    return x.reshape(shape)
-
-
-def _geometric(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """exp(a) falls by a constant factor from element to element, from 1 to exp(-110) over the row."""
-    tail = np.linspace(0, -110, math.prod(shape[1:]), dtype=np.float32)
-    return np.repeat(tail[None], shape[0], axis=0).reshape(shape)
-
-
-# float32 throughout, so that both dtypes have the same exact values to find.
-KINDS: dict[str, Kind] = {
-    "N(0, 1)": lambda rng, shape: rng.standard_normal(shape, np.float32),
-    "N(0, 30)": lambda rng, shape: 30 * rng.standard_normal(shape, np.float32),
-    "uniform ±110": lambda rng, shape: 220 * rng.random(shape, np.float32) - 110,
-    "N(0, 1) + 1e4": lambda rng, shape: 10_000 + rng.standard_normal(shape, np.float32),
-    "N(0, 1) - 1e4": lambda rng, shape: rng.standard_normal(shape, np.float32) - 10_000,
-    "all equal": lambda rng, shape: np.full(shape, 88.723, np.float32),
-    "geometric tails": _geometric,
-    "one-hot": _one_hot,
-}
 SHAPES = (
     (4096, 1, 1, 1),
     (1024, 2, 2, 1),
@@ -61,8 +36,6 @@ BINS = [f"to {edge}" for edge in EDGES] + ["more", "not finite"]
 
 def measure(rounds: int | None) -> dict[str, Any]:
     del rounds  # the errors are the same each time
-    from nbfagg.reference import oracle
-
     rows = []
     for seed, (kind, shape) in enumerate((kind, shape) for kind in KINDS for shape in SHAPES):
         a = KINDS[kind](np.random.default_rng(seed), shape)
@@ -83,7 +56,7 @@ def _results(a: np.ndarray) -> Any:
     """Whoever is there, with its result."""
     for who in IMPLEMENTATIONS:
         try:
-            call = (lambda: fagg()(a)) if who == "fagg" else make(who, a)
+            call = (lambda: fagg(a)) if who == "fagg" else make(who, a)
         except Unavailable:
             continue
         with np.errstate(all="ignore"):
@@ -92,8 +65,6 @@ def _results(a: np.ndarray) -> Any:
 
 def errors(result: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
     """How many errors fall into each bin, and the largest that is finite."""
-    from nbfagg.reference import ulp_error
-
     error = ulp_error(result, exact)
     bins = np.where(np.isfinite(result), np.searchsorted(EDGES, error), len(EDGES) + 1)
     is_normal = exact >= np.finfo(result.dtype).smallest_normal
@@ -110,22 +81,28 @@ def render(found: dict[str, Any]) -> str:
     """The histogram over all inputs, then the worst error for each kind."""
     blocks = []
     for dtype in DTYPES:
-        mine = [row for row in found["rows"] if row["dtype"] == dtype]
-        who = [name for name in IMPLEMENTATIONS if any(row["who"] == name for row in mine)]
+        who, shares = histogram(found, dtype)
         if not who:
             continue
-        blocks.append(table([f"{dtype}: % of alphas, by ulp", *who], _histogram(mine, who, found["bins"])))
+        lines = [[name, *(_percent(shares[one][i]) for one in who)] for i, name in enumerate(found["bins"])]
+        blocks.append(table([f"{dtype}: % of alphas, by ulp", *who], lines))
+        mine = [row for row in found["rows"] if row["dtype"] == dtype]
         blocks.append(table([f"{dtype}: worst ulp", *who], _worst(mine, who)))
     return "\n\n".join([*blocks, caption(found, "numba", "numpy", "scipy", "torch", "jax")])
 
 
-def _histogram(rows: list[dict[str, Any]], who: list[str], bins: list[str]) -> list[list[str]]:
-    """Each row of inputs weighs the same, or the longest would be all that one sees."""
+def histogram(found: dict[str, Any], dtype: str) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Who was there, and the percentages of each in the bins.
+
+    Each row of inputs weighs the same, or the longest would be all that one sees.
+    """
+    rows = [row for row in found["rows"] if row["dtype"] == dtype]
+    who = [name for name in IMPLEMENTATIONS if any(row["who"] == name for row in rows)]
     shares = {}
     for name in who:
         counts = [np.array(row["normal"]["counts"], float) for row in rows if row["who"] == name]
         shares[name] = np.mean([count / count.sum() for count in counts if count.sum()], axis=0) * 100
-    return [[name, *(_percent(shares[one][i]) for one in who)] for i, name in enumerate(bins)]
+    return who, shares
 
 
 def _percent(share: float) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 import nbfagg
+from nbfagg.bench.text import shape, table
+from nbfagg.bench.turns import Call, alternate
 
-from ..benchmarks.common import Call, alternate
-from .markdown import shape, table
 from .record import caption, progress
 
 SHAPE = (64, 1024, 128, 64)

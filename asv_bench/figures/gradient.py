@@ -6,11 +6,15 @@ import statistics
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 
-from ..benchmarks.common import CASES, Call, Case, alternate, fagg, fastest, logits, ratio
-from .markdown import digits, duration, shape, table
+from nbfagg import fagg
+from nbfagg.bench.cases import CASES, Case, logits
+from nbfagg.bench.errors import gradient_errors
+from nbfagg.bench.limits import copies
+from nbfagg.bench.text import digits, duration, shape, table
+from nbfagg.bench.turns import Call, alternate, fastest, ratio
+
 from .record import caption, progress
 
 # The shape's name, and the share of the copy that is wanted there.
@@ -34,14 +38,6 @@ EDGES = (0.5, 1, 2, 4, 8)
 BINS = [f"to {edge}" for edge in EDGES] + ["more"]
 
 
-@numba.njit(parallel=True, cache=True)
-def _copy(target, source, pieces):
-    for p in numba.prange(pieces):
-        target[p * source.size // pieces : (p + 1) * source.size // pieces] = source[
-            p * source.size // pieces : (p + 1) * source.size // pieces
-        ]
-
-
 def measure(rounds: int | None) -> dict[str, Any]:
     return {
         "shapes": [_time(name, CASES[name], goal, rounds) for name, goal in GOALS.items()],
@@ -54,18 +50,17 @@ def _time(name: str, case: Case, goal: float | None, rounds: int | None) -> dict
 
     a = logits(case)
     g = np.random.default_rng(1).standard_normal(case.result_shape, np.float32)
-    alpha, lse = fagg()(a, return_lse=True)
-    out, flat, target = np.empty_like(a), a.reshape(-1), np.empty(a.size, np.float32)
+    alpha, lse = fagg(a, return_lse=True)
+    out, target = np.empty_like(a), np.empty_like(a)
 
     def both() -> np.ndarray:
-        weights, log_sum = fagg()(a, return_lse=True)
+        weights, log_sum = fagg(a, return_lse=True)
         return fagg_vjp(g, a, weights, log_sum)
 
     sides: dict[Any, Call] = {
         "gradient": partial(fagg_vjp, g, a, alpha, lse, out=out),
         "both": both,
-        ("copy", "numba"): lambda: _copy(target, flat, min(numba.get_num_threads(), a.size)),
-        ("copy", "numpy"): lambda: np.copyto(target, flat),
+        **copies(a, target),
     }
     try:
         import torch
@@ -73,7 +68,7 @@ def _time(name: str, case: Case, goal: float | None, rounds: int | None) -> dict
         pass
     else:
         x = torch.from_numpy(a).requires_grad_()
-        tg, source, place = torch.from_numpy(g), torch.from_numpy(flat), torch.from_numpy(target)
+        tg = torch.from_numpy(g)
 
         def seed() -> Any:
             x.grad = None
@@ -81,7 +76,7 @@ def _time(name: str, case: Case, goal: float | None, rounds: int | None) -> dict
             (e.sum(dim=(2, 3)) / e.sum(dim=(1, 2, 3)).unsqueeze(1)).backward(tg)
             return x.grad
 
-        sides |= {("copy", "torch"): lambda: place.copy_(source), "autograd": seed}
+        sides["autograd"] = seed
     seconds = alternate(sides, rounds=rounds)
     copy = fastest(seconds, [key for key in seconds if isinstance(key, tuple)])
     found = {
@@ -102,7 +97,6 @@ def _time(name: str, case: Case, goal: float | None, rounds: int | None) -> dict
 def _errors(dtype: str, log: bool) -> dict[str, Any]:
     """Count errors in units in the last place of the largest term that the formula adds up."""
     from nbfagg import fagg_vjp
-    from nbfagg.reference import fagg_vjp_terms
 
     counts, worst = np.zeros(len(BINS), int), 0.0
     for seed, (shape_, spread) in enumerate(
@@ -111,12 +105,9 @@ def _errors(dtype: str, log: bool) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         a = (spread * rng.standard_normal(shape_)).astype(np.float32).astype(dtype)
         g = rng.standard_normal(shape_[:2]).astype(np.float32).astype(dtype)
-        alpha, lse = fagg()(a, log=log, return_lse=True)
+        alpha, lse = fagg(a, log=log, return_lse=True)
         got = fagg_vjp(g, a, alpha, lse, log=log)
-        exact, largest = fagg_vjp_terms(g, a, log=log)
-        size = np.maximum(np.maximum(largest, np.abs(exact)), np.finfo(dtype).smallest_normal)
-        unit = np.spacing(size.astype(dtype)).astype(np.longdouble)
-        error = np.abs(got.astype(np.longdouble) - exact) / unit
+        error = gradient_errors(got, g, a, log=log)
         counts += np.bincount(np.searchsorted(EDGES, error.reshape(-1)), minlength=len(BINS))
         worst = max(worst, float(error.max()))
     return {"dtype": dtype, "log": log, "counts": counts.tolist(), "worst": worst}

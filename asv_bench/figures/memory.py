@@ -1,24 +1,21 @@
-"""Extra memory of a call beyond its result: the process's own high-water mark, reset before the call.
-
-Linux only: `/proc/self/clear_refs` takes a 5 for "start the mark anew". A new process each, so that nobody's
-pages are reused by the next.
-"""
+"""Extra memory of a call beyond its result, in a new process each: nobody's pages are reused by the next."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import math
 import os
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from ..benchmarks.common import Case, logits, ours
-from ..benchmarks.peers import Unavailable, make
-from .markdown import table
+from nbfagg import fagg
+from nbfagg.bench.cases import Case, logits
+from nbfagg.bench.memory import extra_bytes
+from nbfagg.bench.peers import Unavailable, make
+from nbfagg.bench.text import table
+
 from .record import ROOT, caption, progress
 
 SHAPE = (64, 1024, 16, 64)
@@ -49,30 +46,20 @@ def measure(rounds: int | None) -> dict[str, Any]:
     return {"shape": SHAPE, "input_bytes": 4 * math.prod(SHAPE), "rows": rows}
 
 
-def extra_bytes(who: str, layout: str, shape: tuple[int, ...]) -> int | None:
+def measured(who: str, layout: str, shape: tuple[int, ...]) -> int | None:
     case = Case(shape, order=ORDERS[layout])
     a = logits(case)
     if who == "fagg":
         warm = Case(WARM_SHAPE, order=ORDERS[layout])
-        ours(warm, logits(warm))()
-        call = ours(case, a)
+        fagg(logits(warm))
+        call = partial(fagg, a)
     else:
         try:
             call = make(who, a)
         except Unavailable:
             return None
         call()  # these may be bound to the shape, and what they free is given back below
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    result = call()
-    return max(0, _status("VmHWM") - before - result.nbytes)
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    return extra_bytes(call)
 
 
 def render(found: dict[str, Any]) -> str:
@@ -82,4 +69,4 @@ def render(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(extra_bytes(sys.argv[1], sys.argv[2], tuple(map(int, sys.argv[3:])))))
+    print(json.dumps(measured(sys.argv[1], sys.argv[2], tuple(map(int, sys.argv[3:])))))

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmarks.common import CASES, Call, Case, alternate, fagg, logits, ratio
-from ..benchmarks.limits import limit_rounds, parts
-from .markdown import shape, table
+from nbfagg import fagg
+from nbfagg.bench.cases import CASES, Case, logits
+from nbfagg.bench.limits import limit_rounds, parts
+from nbfagg.bench.text import shape, table
+from nbfagg.bench.turns import Call, alternate, ratio
+
 from .record import caption, progress
 
 NAMES = ("heads", "long pose")
@@ -50,13 +53,13 @@ def _padded(case: Case, rounds: int | None) -> list[dict[str, Any]]:
     else:
         halves["bfloat16"] = a.astype(ml_dtypes.bfloat16)
     out = np.empty(case.result_shape, np.float32)
-    ours = partial(fagg(), out=out)
+    ours = partial(fagg, out=out)
     sides: dict[Any, Call] = {
         "plain": partial(ours, a),
         "mask": partial(ours, a, where=mask),
         "mask by token": partial(ours, a, where=by_token),
         "half of the tokens, by `lengths`": partial(ours, a, lengths=lengths),
-        **{name: partial(fagg(), half) for name, half in halves.items()},
+        **{name: partial(fagg, half) for name, half in halves.items()},
         **parts(a, case),
         **{
             ("mask read", who): call

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
-from ..benchmarks.common import CASES, alternate, logits, ours, ratio
-from ..benchmarks.peers import PEERS, available
-from .markdown import digits, duration, shape, table
+from nbfagg.bench.cases import COMPARED
+from nbfagg.bench.compare import Comparison
+from nbfagg.bench.peers import PEERS
+from nbfagg.bench.text import digits, duration, shape, table
+from nbfagg.bench.turns import ROUNDS
+
 from .record import caption, progress
-
-SHAPES = ("small call", "heads", "pose", "tiny rows", "long rows")
-
-# ONNX Runtime's threads spin for 2**20 pauses after a run, some 25 to 50 ms: nobody is timed until they
-# sleep.
-SETTLE = 0.06
 
 
 def measure(rounds: int | None) -> dict[str, Any]:
-    return {"shapes": [_one(name, rounds) for name in SHAPES]}
+    return {"shapes": [_one(name, rounds) for name in COMPARED]}
 
 
 def _one(name: str, rounds: int | None) -> dict[str, Any]:
-    case = CASES[name]
-    a = logits(case)
-    sides = {"fagg": ours(case, a), **available(a, note=lambda line: progress("peers", line))}
-    seconds = alternate(sides, rounds=rounds, settle=SETTLE)
-    mine = seconds.pop("fagg")
-    times = {peer: ratio(took, mine) for peer, took in seconds.items()}
-    best = min(times, key=lambda peer: times[peer])
-    progress("peers", f"{case.shape}: the fastest is {best}, {times[best]:.2f} times fagg's time")
-    return {
-        "name": name,
-        "shape": case.shape,
-        "bytes": a.nbytes,
-        "fagg_seconds": statistics.median(mine),
-        "peer_seconds": {peer: statistics.median(took) for peer, took in seconds.items()},
-        "times_fagg": times,
-        "fastest": best,
-    }
+    compared = Comparison(name)
+    for line in compared.missing:
+        progress("peers", line)
+    row = compared.measure(rounds or ROUNDS)
+    best = row["fastest"]
+    times = row["times_fagg"][best]
+    progress("peers", f"{row['shape']}: the fastest is {best}, {times:.2f} times fagg's time")
+    return row
 
 
 def render(found: dict[str, Any]) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .markdown import shape, table
+from nbfagg.bench.text import shape, table
+
 from .record import ROOT, caption, progress
 
 SHAPE = (5376, 512, 12, 64)  # 7.9 GiB

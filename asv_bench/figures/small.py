@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from typing import Any
 
-from ..benchmarks.common import CASES, alternate, fastest, logits, ours, ratio
-from ..benchmarks.peers import make
-from .markdown import digits, duration, shape, table
+from nbfagg import fagg
+from nbfagg.bench.cases import CASES, logits
+from nbfagg.bench.peers import make
+from nbfagg.bench.text import digits, duration, shape, table
+from nbfagg.bench.turns import alternate, fastest, ratio
+
 from .record import caption, progress
 
 BATCHES = 25
@@ -17,7 +21,7 @@ NUMPY = ("NumPy", "NumPy, ufuncs only")
 def measure(rounds: int | None) -> dict[str, Any]:
     case = CASES["small call"]
     a = logits(case)
-    sides = {"fagg": ours(case, a), **{name: make(name, a) for name in NUMPY}}
+    sides = {"fagg": partial(fagg, a), **{name: make(name, a) for name in NUMPY}}
     seconds = alternate(sides, rounds=rounds or BATCHES, settle=0.005)
     best = fastest(seconds, NUMPY)
     times = ratio(seconds[best], seconds["fagg"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from ..benchmarks.common import CASES, Case, logits, views
-from ..benchmarks.limits import share_of_limit
-from .markdown import digits, duration, shape, table
+from nbfagg.bench.cases import CASES, Case, logits, views
+from nbfagg.bench.limits import share_of_limit
+from nbfagg.bench.text import digits, duration, shape, table
+
 from .record import caption, progress
 
 # The shape's name, and the share that is wanted there.

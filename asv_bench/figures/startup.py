@@ -9,7 +9,8 @@ import sys
 import tempfile
 from typing import Any
 
-from .markdown import duration, table
+from nbfagg.bench.text import duration, table
+
 from .record import caption, progress
 
 SAMPLES = 15

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmarks.common import CASES, Call, Case, alternate, fagg, logits, ratio
-from .markdown import digits, duration, shape, table
+from nbfagg import fagg
+from nbfagg.bench.cases import CASES, Case, logits
+from nbfagg.bench.text import digits, duration, shape, table
+from nbfagg.bench.turns import Call, alternate, ratio
+
 from .record import caption, progress
 
 # The shape's name, and how many times as fast as the seed's code it is to be.
@@ -76,7 +79,7 @@ def _train(case: Case, goal: float, rounds: int | None) -> dict[str, Any]:
         x.grad = None
         form(x).backward(cotangent)
 
-    sides: dict[str, Call] = {"ours": partial(step, fagg())}
+    sides: dict[str, Call] = {"ours": partial(step, fagg)}
     sides |= {name: partial(step, form) for name, form in _forms().items()}
     seconds = alternate(sides, rounds=rounds)
     compiled = [ratio(seconds[name], seconds["ours"]) for name in sides if name.startswith("compiled")]
@@ -106,7 +109,7 @@ def _call(case: Case, rounds: int | None) -> dict[str, float]:
 
     a = logits(case)
     x = torch.from_numpy(a)
-    seconds = alternate({"array": partial(fagg(), a), "tensor": partial(fagg(), x)}, rounds=rounds)
+    seconds = alternate({"array": partial(fagg, a), "tensor": partial(fagg, x)}, rounds=rounds)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 

@@ -21,15 +21,27 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
-from .common import Call, Case, alternate, fagg, fastest, ratio
+import nbfagg
+
+from .cases import Case
+from .turns import Call, alternate, fastest, ratio
 
 CACHE_BYTES_A_CORE = 2**20
 
 
-@numba.njit(parallel=True, cache=True)
-def _read(bits, pieces):
-    """The largest element, its bits taken for an integer: a maximum of floats would not be vectorised."""
+def compiled(function: Any) -> Any:
+    """Compile for all threads, kept on disk where there is a folder to write to."""
+    try:
+        return numba.njit(parallel=True, cache=True)(function)
+    except RuntimeError:
+        return numba.njit(parallel=True)(function)
+
+
+@compiled
+def _read(bits: Any, pieces: int) -> Any:
+    """Give the largest element, its bits taken for an integer: one of floats would not be vectorised."""
     found = np.empty(pieces, bits.dtype)
     for p in numba.prange(pieces):
         x = bits[p * bits.size // pieces : (p + 1) * bits.size // pieces]
@@ -40,29 +52,37 @@ def _read(bits, pieces):
     return found.max()
 
 
-@numba.njit(parallel=True, cache=True)
-def _fill(y, value, pieces):
+@compiled
+def _fill(y: Any, value: Any, pieces: int) -> None:
     for p in numba.prange(pieces):
         y[p * y.size // pieces : (p + 1) * y.size // pieces] = value
 
 
-@numba.njit(parallel=True, cache=True)
-def _clear(octets, pieces):
-    """Zero bytes: it becomes the C library's memset, which goes past the caches where that pays."""
+@compiled
+def _clear(octets: Any, pieces: int) -> None:
+    """Set bytes to 0: it becomes the C library's memset, which goes past the caches where that pays."""
     for p in numba.prange(pieces):
         octets[p * octets.size // pieces : (p + 1) * octets.size // pieces] = 0
 
 
-@numba.njit(parallel=True, cache=True)
-def _scale(y, factor, pieces):
+@compiled
+def _scale(y: Any, factor: Any, pieces: int) -> None:
     for p in numba.prange(pieces):
         z = y[p * y.size // pieces : (p + 1) * y.size // pieces]
         for i in range(z.size):
             z[i] *= factor
 
 
-def memory_of(a: np.ndarray) -> np.ndarray:
-    """The elements of `a` in memory's order, as one axis and without a copy."""
+@compiled
+def _copy(target: Any, source: Any, pieces: int) -> None:
+    for p in numba.prange(pieces):
+        target[p * source.size // pieces : (p + 1) * source.size // pieces] = source[
+            p * source.size // pieces : (p + 1) * source.size // pieces
+        ]
+
+
+def memory_of(a: NDArray[Any]) -> NDArray[Any]:
+    """Give the elements of `a` in memory's order, as one axis and without a copy."""
     order = sorted(range(a.ndim), key=lambda axis: -a.strides[axis])
     flat = a.transpose(order).reshape(-1)
     if not np.may_share_memory(flat, a):
@@ -79,11 +99,12 @@ def _torch() -> Any:
 
 
 def outgrows_caches(row_bytes: int) -> bool:
+    """Say whether the result of one batch row has to come back from memory to be scaled."""
     return row_bytes > CACHE_BYTES_A_CORE * numba.get_num_threads()
 
 
-def parts(a: np.ndarray, case: Case) -> dict[tuple[str, str], Call]:
-    """The candidates, as (part, who). The parts are read, fill, and scale where it counts.
+def parts(a: NDArray[Any], case: Case) -> dict[tuple[str, str], Call]:
+    """Give the candidates, by (part, who). The parts are read, fill, and scale where it counts.
 
     "new" is a fill of an array that is allocated for it, as fagg allocates its result when it is given none.
     """
@@ -120,8 +141,22 @@ def parts(a: np.ndarray, case: Case) -> dict[tuple[str, str], Call]:
     return calls
 
 
+def copies(a: NDArray[Any], target: NDArray[Any]) -> dict[tuple[str, str], Call]:
+    """Give the candidates for a copy of `a`, the limit of a gradient, into `target` of the same layout."""
+    source, place = memory_of(a), memory_of(target)
+    pieces = min(numba.get_num_threads(), source.size)
+    calls: dict[tuple[str, str], Call] = {
+        ("copy", "numba"): lambda: _copy(place, source, pieces),
+        ("copy", "numpy"): lambda: np.copyto(place, source),
+    }
+    if (torch := _torch()) is not None:
+        tensor, filled = torch.from_numpy(source), torch.from_numpy(place)
+        calls["copy", "torch"] = lambda: filled.copy_(tensor)
+    return calls
+
+
 def limit_rounds(seconds: Mapping[Any, list[float]], *names: str) -> tuple[list[float], dict[str, str]]:
-    """Each round's limit time, and who was fastest at each of these parts; parts not measured are nothing."""
+    """Give each round's limit time, and who was fastest at each of these parts; a part not measured is 0."""
     best = {}
     for name in names:
         candidates = [key for key in seconds if isinstance(key, tuple) and key[0] == name]
@@ -131,16 +166,15 @@ def limit_rounds(seconds: Mapping[Any, list[float]], *names: str) -> tuple[list[
     return rounds, {name: who for name, (_, who) in best.items()}
 
 
-def share_of_limit(a: np.ndarray, case: Case, *, rounds: int | None = None) -> dict[str, Any]:
-    """Limit time over fagg's, with the result's array given (`out`) and with one allocated (`new`)."""
-    function = fagg()
+def share_of_limit(a: NDArray[Any], case: Case, **turns: Any) -> dict[str, Any]:
+    """Give limit time over fagg's, with the result's array given (`out`) and with one allocated (`new`)."""
     out = np.empty(case.result_shape, a.dtype)
     sides: dict[Any, Call] = {
-        "out": partial(function, a, keep_axis=case.keep_axis, out=out),
-        "new": partial(function, a, keep_axis=case.keep_axis),
+        "out": partial(nbfagg.fagg, a, keep_axis=case.keep_axis, out=out),
+        "new": partial(nbfagg.fagg, a, keep_axis=case.keep_axis),
         **parts(a, case),
     }
-    seconds = alternate(sides, rounds=rounds)
+    seconds = alternate(sides, **turns)
     found: dict[str, Any] = {}
     for mine, fill in (("out", "fill"), ("new", "new")):
         limit, who = limit_rounds(seconds, "read", fill, "scale")
