@@ -23,7 +23,7 @@ from nbfagg.cpu.tiles import lanes
 from nbfagg.cpu.vector import BYTES, load, load_doubled, mul, store
 from nbfagg.plan import law_of
 
-from .markdown import digits, table
+from nbfagg.bench.text import digits, table
 from .record import caption, progress
 
 # Of 24 bits at most: their products with logits are exact in float64.
