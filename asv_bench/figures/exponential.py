@@ -18,12 +18,12 @@ import numba
 import numpy as np
 
 from nbfagg import scalar
+from nbfagg.bench.text import digits, table
 from nbfagg.cpu import exp
 from nbfagg.cpu.tiles import lanes
 from nbfagg.cpu.vector import BYTES, load, load_doubled, mul, store
 from nbfagg.plan import law_of
 
-from nbfagg.bench.text import digits, table
 from .record import caption, progress
 
 # Of 24 bits at most: their products with logits are exact in float64.
