@@ -161,6 +161,12 @@ def tiny_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(lazy, "GRAPH", ((2, 4, 4), (1, 2, 2)))
     monkeypatch.setattr(module("figures.run"), "SHAPE", (16, 8, 4, 16))
     monkeypatch.setattr(module("figures.run"), "AXES", {"one row": ("none", "0,1")})
+    hazards = module("figures.hazards")
+    quick = [h._replace(libraries=("SciPy", "nbfagg")) for h in hazards.HAZARDS if h.case == "nothing"]
+    monkeypatch.setattr(hazards, "HAZARDS", quick)
+    row = '[{"name": "x", "file": "plan.py", "test": "test_x.py::test_x", "caught": true, "seconds": 1}]'
+    command = [sys.executable, "-c", f"import sys; open(sys.argv[2], 'w').write({row!r})"]
+    monkeypatch.setattr(module("figures.mutations"), "COMMAND", command)
     training = module("figures.torch_training")
     monkeypatch.setattr(training, "_peak", lambda case: 0)
     if importlib.util.find_spec("torch"):

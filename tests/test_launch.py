@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import run_python
+from helpers import DTYPES, run_python
+from ways import WAYS
 
-from nbfagg.cpu import launch
+import nbfagg
+from nbfagg.cpu import launch, team
 
 
 @pytest.mark.parametrize("start", [0, 1, 16, 48, 63])
@@ -42,6 +44,37 @@ def test_a_large_workspace_is_not_kept(monkeypatch):
     assert large[0].nbytes > launch.KEPT_BYTES
     launch._keep_workspace(large)
     assert launch._take_workspace(1000) is not large
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_is_written_beside_the_workspace(monkeypatch, dtype):
+    taken = []
+
+    def take(nbytes):
+        memory = np.full(64 + nbytes + 4096, 0xA5, np.uint8)
+        start = -memory.ctypes.data % 64
+        taken.append(memory[start + nbytes :])
+        return memory[start : start + nbytes], memory.ctypes.data + start
+
+    monkeypatch.setattr(launch, "_take_workspace", take)
+    monkeypatch.setattr(launch, "_keep_workspace", lambda workspace: None)
+    for name, way in WAYS.items():
+        a = way.lay(way.normal(dtype))
+        for workers in (1, 3):
+            taken.clear()
+            alpha, lse = nbfagg.fagg(a, keep_axis=way.keep, return_lse=True, workers=workers)
+            nbfagg.fagg(a, keep_axis=way.keep, log=True, workers=workers)
+            nbfagg.fagg_vjp(alpha, a, alpha, lse, keep_axis=way.keep, workers=workers)
+            assert len(taken) == 3
+            assert all((beyond == 0xA5).all() for beyond in taken), f"{name}, {workers} workers"
+
+
+@pytest.mark.parametrize(("tasks", "nbytes"), [(1, 1 << 40), (1000, 1 << 30), (7, 1 << 28), (5, 10), (3, 0)])
+def test_a_call_is_cut_in_slices(tasks, nbytes):
+    """So that Ctrl-C waits for 64 MiB, or for one task where that is longer; each task is in one of them."""
+    slices = list(team.slices(tasks, nbytes))
+    assert [task for begin, end in slices for task in range(begin, end)] == list(range(tasks))
+    assert all(end - begin == 1 or (end - begin) * nbytes / tasks <= 64 << 20 for begin, end in slices)
 
 
 def test_a_signal_handler_may_call():

@@ -211,3 +211,14 @@ def test_empty_without_batch_or_kept_axes():
     assert nbfagg.fagg(np.zeros((0, 3)), batch_axis=(), keep_axis=()) == 0
     alpha = nbfagg.fagg(np.zeros((2, 0, 3)), keep_axis=2)
     np.testing.assert_array_equal(alpha, np.zeros((2, 3)))
+
+
+@every_dtype
+@pytest.mark.parametrize("depth", [100, 650, 700, 709])
+def test_an_empty_piece_adds_nothing(depth, dtype):
+    # Its sum of next to nothing must not be moved up to where a row far below 0 has its point.
+    a = np.full((1, 2, 9000), -INF, dtype)
+    a[0, 0, 0] = -depth
+    alpha, lse = nbfagg.fagg(a, return_lse=True)
+    np.testing.assert_array_equal(alpha, [[1, 0]])
+    np.testing.assert_allclose(lse, -depth, rtol=2 * np.finfo(dtype).eps)

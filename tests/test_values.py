@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import DTYPES, check, check_all
+from helpers import DTYPES, check, check_all, in_memory_order
 from ways import WAYS
 
 import nbfagg
@@ -277,3 +277,49 @@ def test_rows_of_a_tile_keep_their_maxima(tokens):
 def test_the_logarithm_of_the_farthest_weights():
     a = np.array([[1.7e308, -1.7e308]])
     np.testing.assert_array_equal(nbfagg.fagg(a, scale=0.25, log=True), [[0.0, -8.5e307]])
+
+
+@pytest.mark.parametrize("depth", [1000, 1019, 1021, 1040, 1073, 1074, 1080])
+def test_a_token_whose_factor_is_subnormal(depth):
+    # Two tokens in pieces of their own, so many octaves apart.
+    a = np.zeros((1, 2, 9000))
+    a[0, 1] -= depth * math.log(2)
+    check_all(a)
+
+
+@pytest.mark.parametrize("terms", [8, 128, 1024])
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1)])
+def test_small_terms_beside_large_ones(order, terms):
+    # Each small power of two is half a unit of the large one that it meets, and would be lost in float32: one
+    # by one, 7 of 8. Beside tokens of more weight nothing of that cancels.
+    for large in (1, terms // 8):
+        for depth in np.arange(16.2, 18, 0.1):
+            a = np.zeros((1, 37, terms), np.float32)
+            a[..., large:] = -depth
+            a[:, ::3] = 3
+            check(in_memory_order(a, order))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tokens_of_one_term_that_are_close(dtype):
+    a = logits(normal, (2, 700, 1), dtype)
+    assert np.ptp(a) / math.log(2) < 20
+    check_all(a)
+
+
+def test_no_logarithm_is_above_0():
+    # A sum that waits in the result is rounded, and may be above the total.
+    for seed in range(8):
+        a = np.full((1, fields.SUMS_TOKENS + 1, 3), -np.inf, np.float32)
+        a[0, 7] = np.random.default_rng(seed).normal(size=3)
+        log = check(a, log=True)
+        assert log.max() <= 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_maximum_far_above_an_earlier_stretch(dtype):
+    # Columns of several stretches: what comes later would overflow at the point of the first.
+    for rise in (15, 25, 60, 100):
+        a = logits(normal, (2, 37, 200), dtype)
+        a[:, ::2, 130:] += rise
+        check_all(in_memory_order(a, (0, 2, 1)))

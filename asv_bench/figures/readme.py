@@ -26,6 +26,8 @@ TABLES = {
     "dask": ("dask", "render"),
     "run": ("run", "render"),
     "memory": ("memory", "render"),
+    "hazards": ("hazards", "render"),
+    "mutations": ("mutations", "render"),
 }
 MARKED = re.compile(r"(?P<begin><!-- figures:(?P<name>[\w-]+) -->\n).*?(?P<end><!-- /figures -->)", re.DOTALL)
 

@@ -13,7 +13,7 @@ from nbfagg.info import affinity, installed
 
 PACKAGES = (
     *("nbfagg", "numpy", "numba", "llvmlite"),
-    *("scipy", "torch", "jax", "openvino", "onnxruntime", "dask"),
+    *("scipy", "torch", "jax", "openvino", "onnxruntime", "dask", "numbagg"),
 )
 
 

@@ -1,0 +1,98 @@
+"""Threads of our own: all have done their work, and let go of the caller's memory, when a call ends."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from helpers import run_python
+
+from nbfagg.cpu import crew
+
+
+@pytest.fixture(autouse=True)
+def own(monkeypatch):
+    monkeypatch.setattr(crew, "_idle", [])
+    monkeypatch.setattr(crew, "_count", 0)
+
+
+def late(done, first=lambda: None):
+    """Make work that is over late in every thread but the caller's, which does `first`."""
+    begun = threading.Barrier(3)
+
+    def do(worker):
+        # So that each has begun when the caller's own part ends.
+        begun.wait(30)
+        if worker == 0:
+            first()
+        else:
+            # The first one that is waited for takes longest.
+            time.sleep(0.6 / worker)
+            done.append(worker)
+
+    return do
+
+
+def test_all_are_done_in_the_end():
+    done = []
+    for _ in range(2):
+        crew.work(late(done), 3, 2)
+    assert sorted(done) == [1, 1, 2, 2]
+    assert crew._count == len(crew._idle) == 2
+
+
+def test_they_are_waited_for_after_an_error():
+    done = []
+
+    def fail():
+        raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError, match="own"):
+        crew.work(late(done, fail), 3, 2)
+    assert sorted(done) == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer")
+def test_a_signal_does_not_end_the_wait():
+    done = []
+
+    def interrupt(number, frame):
+        raise InterruptedError(f"with {len(done)} done")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(InterruptedError, match="with 0 done"):
+            crew.work(late(done, lambda: signal.setitimer(signal.ITIMER_REAL, 0.05)), 3, 2)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert sorted(done) == [1, 2]
+
+
+def test_there_are_no_more_than_may_be():
+    done = []
+    crew.work(late(done), 5, 2)
+    assert sorted(done) == [1, 2]
+    assert crew._count == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_has_threads_of_its_own():
+    code = """
+import os, signal, threading
+from nbfagg.cpu import crew
+
+def meet():
+    together = threading.Barrier(3)
+    crew.work(lambda worker: together.wait(30), 3, 2)
+
+meet()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends the child, should it wait for threads that it has not
+    meet()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run_python(code) == "0\n"
