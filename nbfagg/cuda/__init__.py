@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: device primitives, the kernels made of them, and what brings a device array to them."""

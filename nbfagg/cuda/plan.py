@@ -1,0 +1,220 @@
+"""How a device array is walked: which kernels, how many blocks, what of a row falls to which thread.
+
+What decides the order of a sum follows from one batch row's shape and layout, as
+on the CPU; the number of rows decides only how many blocks there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+
+from nbfagg import plan as cpu_plan
+from nbfagg.cuda import geometry
+from nbfagg.cuda.kinds import Kind
+from nbfagg.plan import Axis
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where one way ends and another begins; tests make them small, so that small arrays go every way.
+
+    None of these was tuned on hardware: each follows from the reason beside it.
+
+    Attributes
+    ----------
+    block : int
+        Threads of a block. 256 with 5 (float32), 4 (half), 2 (float64) blocks a multiprocessor keep 32 to
+        80 KB of loads in flight, where the memory's latency asks for 26.
+    whole_row : int
+        Terms of a row up to which a block has whole rows: 64 KB of float32, 2 us for one multiprocessor;
+        above it a row is shared.
+    block_terms : int
+        Terms of a block of whole rows, at least, if there are as many: 32 KB of float32, some ten times what
+        starting a block costs.
+    chunk : int
+        Terms of a cell, at least, where a token is split: four batches for each of 32 lanes.
+    row_cells : int
+        Cells of a split row, about: enough for 132 multiprocessors of 40 warps, few enough that their states
+        (8 bytes for 4 KB of logits at least) do not count.
+    row_blocks : int
+        Blocks of a row, about, where it has more cells than that: each block that writes weights reads the
+        states of them all.
+    block_cells : int
+        Cells whose states a block keeps in shared memory, at most: 16 KB (float64 32).
+    last_tokens : int
+        Tokens up to which the last block of a row writes its weights alone: 4096 tokens are 32 KB of states
+        to read from L2, some 2 us for one block; another launch costs 3.
+    last_cells : int
+        The same of cells.
+    piece : int
+        Cells, and tokens, of a row that a block takes where weights have a launch of their own.
+    short : int
+        Terms of a token up to which one thread takes a token of rows in one piece by itself.
+    """
+
+    block: int = 256
+    whole_row: int = 16384
+    block_terms: int = 8192
+    chunk: int = 1024
+    row_cells: int = 4096
+    row_blocks: int = 1024
+    block_cells: int = 2048
+    last_tokens: int = 4096
+    last_cells: int = 16384
+    piece: int = 2048
+
+
+STANDARD = Limits()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch: a kernel's name, how many blocks, and numbers of the arithmetic in dynamic shared memory."""
+
+    kernel: str
+    grid: int
+    room: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an array of one shape, stride set and kind is walked."""
+
+    kind: Kind
+    steps: tuple[Step, ...]
+    geometry: tuple[int, ...]
+    space: int  # numbers of the arithmetic in the workspace
+    rows: int
+    tokens: int
+    block: int
+    shape: tuple[int, ...]  # of the result
+    batch_shape: tuple[int, ...]
+    layout: tuple[int, ...]  # axes of (batch axes, kept axes) in the result's order
+    begin: tuple[int, int, int]  # numbers before the walk begins: logits, mask, gradient
+
+    def __str__(self) -> str:
+        """Tell which kernels an array goes through."""
+        steps = ", ".join(f"{step.kernel}[{step.grid}]" for step in self.steps) or "nothing"
+        return f"cuda: {self.kind} -> {self.kind.result} {self.shape}, {steps}"
+
+
+def power_below(number: int) -> int:
+    """Give the largest power of two that is not above a number, or 1."""
+    return 1 << max(0, number.bit_length() - 1)
+
+
+def lanes_for(terms: int, vector: int, most: int = 32) -> int:
+    """Give how many lanes share a cell: those that leave fewest of their batches of four vectors empty."""
+    vectors = -(-terms // vector)
+    if vectors <= 1:
+        return 1
+    choices = [1 << i for i in range(most.bit_length()) if (1 << i) <= vectors]
+
+    def taken(lanes: int) -> tuple[int, int]:
+        # Vectors one by one count four times a batch's: each has a reference point of its own to find.
+        full, left = divmod(vectors, 4 * lanes)
+        return 4 * lanes * full + 4 * lanes * -(-left // lanes), -lanes
+
+    return min(choices, key=taken)
+
+
+def _row_steps(
+    kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, head: list[int]
+) -> tuple[tuple[Step, ...], int]:
+    """Decide for tokens that lie in one piece; fill the head of the geometry."""
+    block = limits.block
+    row_terms = tokens * terms
+    chunk, splits = terms, 1
+    if row_terms > limits.whole_row and terms > limits.chunk:
+        chunk = max(limits.chunk, 1 << (row_terms // limits.row_cells).bit_length())
+        splits = -(-terms // chunk)
+        chunk = min(chunk, terms)
+    cells = tokens * splits
+    lanes = lanes_for(chunk, kind.vector, min(32, block))
+    teams = block // lanes
+    head[geometry.SPLITS], head[geometry.CHUNK], head[geometry.CELLS] = splits, chunk, cells
+    head[geometry.LANES] = lanes
+    name = "rows" if aligned else "rows_unaligned"
+    if row_terms <= limits.whole_row and cells <= limits.block_cells:
+        most = min(limits.block_cells // cells, block, max(1, limits.block_terms // row_terms))
+        block_rows = power_below(most)
+        head[geometry.BLOCK_ROWS] = block_rows
+        head[geometry.ROOM] = block_rows * cells
+        return (Step(name, -(-rows // block_rows), 2 * block_rows * cells),), 0
+    block_cells = -(-max(teams, -(-cells // limits.row_blocks)) // teams) * teams
+    block_cells = min(block_cells, max(teams, limits.block_cells // teams * teams))
+    row_blocks = -(-cells // block_cells)
+    head[geometry.BLOCK_CELLS], head[geometry.ROW_BLOCKS] = block_cells, row_blocks
+    head[geometry.ROOM] = block_cells
+    head[geometry.SUMS] = rows * cells
+    head[geometry.PARTS] = 2 * rows * cells
+    last = tokens <= limits.last_tokens and cells <= limits.last_cells
+    head[geometry.LAST] = int(last)
+    space = 2 * rows * cells + 3 * rows * row_blocks
+    first = Step(name, rows * row_blocks, 2 * block_cells)
+    if last:
+        return (first,), space
+    return (first, _weights_step(rows, tokens, limits, head)), space
+
+
+def _weights_step(rows: int, tokens: int, limits: Limits, head: list[int]) -> Step:
+    head[geometry.PIECE_TOKENS] = min(tokens, limits.piece)
+    return Step("weights", rows * -(-tokens // head[geometry.PIECE_TOKENS]), 0)
+
+
+def _in_order(axes: list[Axis], role: str) -> list[Axis]:
+    return sorted((axis for axis in axes if axis.role == role), key=lambda axis: axis.order)
+
+
+@functools.lru_cache(maxsize=512)
+def make_plan(
+    kind: Kind,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    aligned: bool,
+    batch: tuple[int, ...],
+    keep: tuple[int, ...],
+    log: bool,
+    mask: tuple[int, ...] | None = None,
+    limited: int = 0,
+    out: tuple[int, ...] | None = None,
+    limits: Limits = STANDARD,
+) -> Plan:
+    """Plan the walk over an array; strides are in bytes, `aligned` says that it begins at a multiple of 16."""
+    both = batch + keep
+    axes, begin = cpu_plan.axes_of(shape, strides, batch, keep, mask, out)
+    rows = math.prod(shape[i] for i in batch)
+    tokens = math.prod(shape[i] for i in keep)
+    terms = math.prod(shape) // (rows * tokens) if rows * tokens else 0
+    head = [0] * geometry.LENGTH
+    head[geometry.ROWS], head[geometry.TOKENS], head[geometry.TERMS] = rows, tokens, terms
+    head[geometry.LOG], head[geometry.LIMITED] = int(log), limited
+    steps: tuple[Step, ...] = ()
+    space = 0
+    item = kind.item
+    if rows and tokens:
+        in_piece = cpu_plan.in_one_piece(axes, item) and mask is None and kind.storage[0] in "fb"
+        batches = _in_order(axes, "b")
+        if in_piece and len(batches) <= 1 and terms:
+            pitch = batches[0].pitch if batches else 0
+            head[geometry.ROW_PITCH], head[geometry.TOKEN_PITCH] = pitch // item, terms
+            vectors = aligned and terms * item % 16 == 0 and pitch % 16 == 0
+            steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, head)
+        else:
+            raise NotImplementedError
+    return Plan(
+        kind=kind,
+        steps=steps,
+        geometry=tuple(head),
+        space=space,
+        rows=rows,
+        tokens=tokens,
+        block=limits.block,
+        shape=tuple(shape[i] for i in sorted(both)),
+        batch_shape=tuple(shape[i] for i in batch),
+        layout=tuple(both.index(i) for i in sorted(both)),
+        begin=begin,
+    )
