@@ -200,7 +200,7 @@ def _arithmetic(real):
         return real(mantissa), real(exponent)
 
     names = SimpleNamespace(
-        inf=real(math.inf), isinf=math.isinf, isnan=math.isnan, log=lambda x: real(np.log(x)),
+        inf=real(math.inf), isinf=math.isinf, isnan=math.isnan, log=lambda x: real(np.log(x)), exp=lambda x: real(np.exp(x)),
         ceil=lambda x: real(np.ceil(x)), frexp=frexp,
     )  # fmt: skip
     return SimpleNamespace(
@@ -238,6 +238,9 @@ def make(kind):
             return real((np.uint32(bits) << np.uint32(16)).view(np.float32))
         return real(bits.view(np.float16)) if storage == "f2" else real(bits)
 
+    def load_result(array, index):
+        return real(restored(array[_inside(array, index)][None], kind.result)[0])
+
     def load_anywhere(array, index):
         _inside(array, index, lanes)
         return tuple(load(array, index + j) for j in range(lanes))
@@ -266,7 +269,7 @@ def make(kind):
         sync=lambda: _wait("barrier") and None, shuffle=shuffle, fence=lambda: None, draw=draw,
         shared=_area, dynamic=lambda real: _area(None, real),
         divide=lambda x, y: int(x) // int(y), get=get, put=put, integer=integer,
-        load=load, load_vector=load_vector, load_anywhere=load_anywhere,
+        load=load, load_result=load_result, load_vector=load_vector, load_anywhere=load_anywhere,
         store=store, store_vector=store_vector, **vars(_arithmetic(real)),
     )  # fmt: skip
 

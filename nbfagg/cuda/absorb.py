@@ -99,9 +99,23 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleNamespace:
         s, rest = add(s, rest, t, less)
         return m, s, rest, point
 
-    return SimpleNamespace(
-        largest=largest, total=total, move=move, add=add, one=one, all_told=all_told, highest=highest
-    )
+    @jit
+    def four(m, s, rest, point, v0, v1, v2, v3, law):
+        """Take in four vectors: one maximum for all, sums in a tree."""
+        top = highest(highest(largest(v0), largest(v1)), highest(largest(v2), largest(v3)))
+        m, s, rest, moved = move(m, s, rest, top, law)
+        if moved:
+            point = point_for(m, law)
+        t0, w0 = total(v0, point, law)
+        t1, w1 = total(v1, point, law)
+        t2, w2 = total(v2, point, law)
+        t3, w3 = total(v3, point, law)
+        t, less = (t0 + t1) + (t2 + t3), (w0 + w1) + (w2 + w3)
+        m = all_told(m, t + less, v0, v1, v2, v3)
+        s, rest = add(s, rest, t, less)
+        return m, s, rest, point
+
+    return SimpleNamespace(one=one, four=four)
 
 
 def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, aligned: bool) -> SimpleNamespace:
@@ -111,9 +125,7 @@ def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, aligned: bool
     ZERO, NINF, lifted, point_for = F.ZERO, F.NINF, F.lifted, F.point_for
     rescale, add_exactly = F.rescale, F.add_exactly
     few = make(P, F, kind)
-    largest, total, move, add, one, all_told, highest = (
-        few.largest, few.total, few.move, few.add, few.one, few.all_told, few.highest,
-    )  # fmt: skip
+    one, four = few.one, few.four
     V = kind.vector
 
     # A tuple wants its length written.
@@ -157,17 +169,7 @@ def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, aligned: bool
             v1 = vector(a, at + step)
             v2 = vector(a, at + 2 * step)
             v3 = vector(a, at + 3 * step)
-            top = highest(highest(largest(v0), largest(v1)), highest(largest(v2), largest(v3)))
-            m, s, rest, moved = move(m, s, rest, top, law)
-            if moved:
-                point = point_for(m, law)
-            t0, w0 = total(v0, point, law)
-            t1, w1 = total(v1, point, law)
-            t2, w2 = total(v2, point, law)
-            t3, w3 = total(v3, point, law)
-            t, less = (t0 + t1) + (t2 + t3), (w0 + w1) + (w2 + w3)
-            m = all_told(m, t + less, v0, v1, v2, v3)
-            s, rest = add(s, rest, t, less)
+            m, s, rest, point = four(m, s, rest, point, v0, v1, v2, v3, law)
             at += 4 * step
         while at < full:
             m, s, rest, point = one(m, s, rest, point, vector(a, at), law)

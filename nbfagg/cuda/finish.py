@@ -27,9 +27,8 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
     UNLIFT = real(math.ldexp(1.0, -int(F.LIFT)))
     SCALE = 5
     BLOCK = block
-    ROWS, TOKENS, ROW_BLOCKS, PARTS, LIMITED, ALL_TOKENS = (
-        geometry.ROWS, geometry.TOKENS, geometry.ROW_BLOCKS, geometry.PARTS, geometry.LIMITED,
-        geometry.ALL_TOKENS,
+    ROWS, ROW_BLOCKS, PARTS, ALL_TOKENS = (
+        geometry.ROWS, geometry.ROW_BLOCKS, geometry.PARTS, geometry.ALL_TOKENS,
     )  # fmt: skip
 
     @jit
@@ -121,12 +120,10 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
 
     @jit
     def limits_of(limits, row, geo):
-        """Give where a row's tokens begin among all, and how many it has; packed rows have offsets."""
-        if geo[LIMITED] == 2:
-            # Whatever they hold, nothing outside is touched.
-            begin = min(max(integer(limits, row), 0), geo[ALL_TOKENS])
-            end = min(max(integer(limits, row + 1), begin), geo[ALL_TOKENS])
-            return begin, end - begin
-        return row * geo[TOKENS], geo[TOKENS]
+        """Give where a packed row's tokens begin among all, and how many it has."""
+        # Whatever the offsets hold, nothing outside is touched.
+        begin = min(max(integer(limits, row), 0), geo[ALL_TOKENS])
+        end = min(max(integer(limits, row + 1), begin), geo[ALL_TOKENS])
+        return begin, end - begin
 
     return SimpleNamespace(whole_row=whole_row, limits_of=limits_of, gather=gather, meet=meet, weight=weight, write_tokens=write_tokens, row_lse=row_lse)

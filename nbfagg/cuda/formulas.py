@@ -103,8 +103,11 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
 
         @jit
         def exponential(x, point, law):
-            """Give exp(scale * x) relative to a point, by the hardware's 2**x: good for half precision."""
-            x = larger(point[1], x - point[0])
+            """Give exp(scale * x) relative to a point, by the hardware's 2**x: good for half precision.
+
+            A law's low part is above 0 here, so that -inf times both parts stays -inf.
+            """
+            x -= point[0]
             return ex2(fma(x, law[LOW], fma(x, law[HIGH], point[2])))
 
         @jit
@@ -171,8 +174,10 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
         left = fma(-found, total, s) - found * rest
         return found + left * inverse
 
+    # What brings an exponential to the lift of its sum.
+    UNLIFTED = UP if kind.half else ONE
     return SimpleNamespace(
-        origin=origin, shift=shift, log_distance=log_distance, add_exactly=add_exactly,
+        UNLIFTED=UNLIFTED, origin=origin, shift=shift, log_distance=log_distance, add_exactly=add_exactly,
         log_sum_exp=log_sum_exp, point_for=point_for, exponential=exponential, pair=pair, lifted=lifted,
         rescale=rescale, merge=merge, quotient=quotient,
         ZERO=ZERO, ONE=ONE, NINF=NINF, LIFT=LIFT,

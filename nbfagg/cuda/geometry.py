@@ -17,18 +17,24 @@
     ROOM,  # where sums begin in dynamic shared memory, behind as many maxima
     SUMS,  # where the sums of all cells begin in the workspace, behind their maxima
     PARTS,  # where the maxima of a row's blocks begin, then sums, then what these lost
-    LIMITED,  # 1: rows have lengths; 2: rows are packed, and have offsets
-    MASKED,  # 1: there is a mask
+    LIMITED,  # 1: rows have lengths
     ACROSS,  # 1: neighbouring threads take neighbouring cells, not terms
     LOG,  # 1: logarithms are wanted
     WANT_LSE,  # 1: so is the log-sum-exp
     PIECE_CELLS,  # cells of a row that a block of `totals` takes
     PIECE_TOKENS,  # tokens of a row that a block of `weights` takes
-    KEPT_FROM,  # first axis of the tokens in memory's order
+    PART_BLOCKS,  # blocks of all cells of one split, in a walk
+    BEGIN,  # where the walk begins, in numbers from the first: of the logits
+    MASK_BEGIN,  # of the mask
+    OUT_BEGIN,  # of the gradient
     ALL_TOKENS,  # of all packed rows together
+    DOTS,  # where a gradient's sums over rows begin in the workspace, two numbers for each piece
+    DOT_TOKENS,  # tokens of such a piece
+    PACKED,  # 1: of a gradient, rows are packed, and the workspace has a factor for each token instead
+    OUT_ROW_PITCH,  # of the gradient, where tokens lie side by side
     OF_LSE,  # 1: a gradient with respect to lse comes with that of alpha
-) = range(26)
-HEAD = 26
+) = range(32)
+HEAD = 32
 # Then three tables of AXES axes each: of cells (batch and kept, in memory's order), of terms. An
 # axis is its size, its pitch in the logits, in the mask and in the gradient, and its step in cells.
 AXES = 4

@@ -51,8 +51,6 @@ class Limits:
         The same of cells.
     piece : int
         Cells, and tokens, of a row that a block takes where weights have a launch of their own.
-    short : int
-        Terms of a token up to which one thread takes a token of rows in one piece by itself.
     """
 
     block: int = 256
@@ -93,7 +91,6 @@ class Plan:
     shape: tuple[int, ...]  # of the result
     batch_shape: tuple[int, ...]
     layout: tuple[int, ...]  # axes of (batch axes, kept axes) in the result's order
-    begin: tuple[int, int, int]  # numbers before the walk begins: logits, mask, gradient
 
     def __str__(self) -> str:
         """Tell which kernels an array goes through."""
@@ -122,23 +119,19 @@ def lanes_for(terms: int, vector: int, most: int = 32) -> int:
 
 
 def _row_steps(
-    kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, head: list[int]
+    kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, packed: bool, head: list[int]
 ) -> tuple[tuple[Step, ...], int]:
     """Decide for tokens that lie in one piece; fill the head of the geometry."""
     block = limits.block
     row_terms = tokens * terms
-    chunk, splits = terms, 1
-    if row_terms > limits.whole_row and terms > limits.chunk:
-        chunk = max(limits.chunk, 1 << (row_terms // limits.row_cells).bit_length())
-        splits = -(-terms // chunk)
-        chunk = min(chunk, terms)
+    chunk, splits = _split(tokens, terms, limits, packed)
     cells = tokens * splits
     lanes = lanes_for(chunk, kind.vector, min(32, block))
     teams = block // lanes
     head[geometry.SPLITS], head[geometry.CHUNK], head[geometry.CELLS] = splits, chunk, cells
     head[geometry.LANES] = lanes
     name = "rows" if aligned else "rows_unaligned"
-    if row_terms <= limits.whole_row and cells <= limits.block_cells:
+    if row_terms <= limits.whole_row and cells <= limits.block_cells and not packed:
         most = min(limits.block_cells // cells, block, max(1, limits.block_terms // row_terms))
         block_rows = power_below(most)
         head[geometry.BLOCK_ROWS] = block_rows
@@ -151,11 +144,11 @@ def _row_steps(
     head[geometry.ROOM] = block_cells
     head[geometry.SUMS] = rows * cells
     head[geometry.PARTS] = 2 * rows * cells
-    last = tokens <= limits.last_tokens and cells <= limits.last_cells
+    last = tokens <= limits.last_tokens and cells <= limits.last_cells and not packed
     head[geometry.LAST] = int(last)
     space = 2 * rows * cells + 3 * rows * row_blocks
     first = Step(name, rows * row_blocks, 2 * block_cells)
-    if last:
+    if last or packed:
         return (first,), space
     return (first, _weights_step(rows, tokens, limits, head)), space
 
@@ -163,6 +156,101 @@ def _row_steps(
 def _weights_step(rows: int, tokens: int, limits: Limits, head: list[int]) -> Step:
     head[geometry.PIECE_TOKENS] = min(tokens, limits.piece)
     return Step("weights", rows * -(-tokens // head[geometry.PIECE_TOKENS]), 0)
+
+
+def _split(tokens: int, terms: int, limits: Limits, packed: bool) -> tuple[int, int]:
+    """Give the terms of a cell, and the cells of a token; a packed row's length is not known."""
+    row_terms = terms * (1 if packed else tokens)
+    if row_terms <= limits.whole_row or terms <= limits.chunk:
+        return terms, 1
+    chunk = max(limits.chunk, 1 << (row_terms // limits.row_cells).bit_length())
+    return min(chunk, terms), -(-terms // chunk)
+
+
+def _walk_steps(
+    rows: int, tokens: int, terms: int, axes: list[Axis], step: dict[int, int], kind: Kind, masked: bool,
+    packed: bool, limits: Limits, head: list[int],
+) -> tuple[tuple[Step, ...], int]:  # fmt: skip
+    """Decide for any strides; fill the geometry."""
+    cell_axes = [axis for axis in reversed(axes) if axis.role != "k"]
+    term_axes = [axis for axis in reversed(axes) if axis.role == "k"] if terms else []
+    for base, few, most, of in (
+        (geometry.CELL_AXES, cell_axes, 2 * geometry.AXES, "batch and kept"),
+        (geometry.TERM_AXES, term_axes, geometry.AXES, "summed"),
+    ):
+        if len(few) > most:
+            raise NotImplementedError(
+                f"nbfagg: a has {len(few)} {of} axes, no two of which can be walked as one; a GPU takes up to "
+                f"{most}; want a contiguous copy"
+            )
+        for i in range(most):
+            entry = (1, 0, 0, 0, 0)
+            if i < len(few):
+                axis = few[i]
+                pitch, out = axis.pitch // kind.item, axis.out // int(kind.result[1])
+                entry = (axis.size, pitch, axis.mask, out, step.get(axis.order, 0))
+            head[base + geometry.FIELDS * i : base + geometry.FIELDS * (i + 1)] = entry
+    block = limits.block
+    inner = [axis for axis in axes if axis.pitch]
+    across = bool(inner) and inner[-1].role != "k"
+    # A warp's cells lie side by side; or its lanes have four terms each, at least.
+    most = max(1, block // 32) if across else 32
+    lanes = min(most, power_below(max(1, terms // (16 if across else 4))))
+    teams = block // lanes
+    chunk, splits = _split(tokens, terms, limits, packed)
+    cells = tokens * splits
+    head[geometry.SPLITS], head[geometry.CHUNK], head[geometry.CELLS] = splits, chunk, cells
+    head[geometry.LANES], head[geometry.ACROSS] = lanes, int(across)
+    head[geometry.PART_BLOCKS] = -(-rows * tokens // teams)
+    head[geometry.SUMS], head[geometry.PARTS] = rows * cells, 2 * rows * cells
+    space = 2 * rows * cells
+    steps = (Step("walk_masked" if masked else "walk", head[geometry.PART_BLOCKS] * splits, 0),)
+    return steps, space
+
+
+def _finish_steps(rows: int, tokens: int, limits: Limits, head: list[int]) -> tuple[tuple[Step, ...], int]:
+    """Decide how rows are finished whose cells' states lie in the workspace."""
+    cells = head[geometry.CELLS]
+    if cells <= limits.piece:
+        head[geometry.BLOCK_ROWS] = power_below(min(limits.block, limits.piece // max(1, cells)))
+        return (Step("small", -(-rows // head[geometry.BLOCK_ROWS]), 0),), 0
+    head[geometry.PIECE_CELLS] = limits.piece
+    head[geometry.ROW_BLOCKS] = -(-cells // limits.piece)
+    totals = Step("totals", rows * head[geometry.ROW_BLOCKS], 0)
+    return (totals, _weights_step(rows, tokens, limits, head)), 3 * rows * head[geometry.ROW_BLOCKS]
+
+
+def _gradient_steps(
+    rows: int, tokens: int, packed_rows: int, out_row: int, steps: tuple[Step, ...], space: int,
+    limits: Limits, head: list[int],
+) -> tuple[tuple[Step, ...], int]:  # fmt: skip
+    """Decide for a gradient, from the steps of the forward pass: these come first where tokens are split."""
+    if not steps:
+        return (), 0
+    forward = steps[0]
+    head[geometry.LAST] = 0
+    head[geometry.DOTS] = space
+    head[geometry.DOT_TOKENS] = 4 * limits.piece
+    split = (forward,) if head[geometry.SPLITS] > 1 else ()
+    before: tuple[Step, ...]
+    if packed_rows >= 0:
+        head[geometry.PACKED] = 1
+        before = (Step("packed_dots", packed_rows, 0),)
+        space += tokens
+    else:
+        pieces = -(-tokens // head[geometry.DOT_TOKENS])
+        before = (Step("dots", rows * pieces, 0),)
+        if pieces > 1:
+            before = (*before, Step("dot_sums", rows, 0))
+        space += 2 * rows * pieces
+    name, _, rest = forward.kernel.partition("_")
+    teams = limits.block // head[geometry.LANES]
+    grid = forward.grid
+    if name == "rows":
+        head[geometry.OUT_ROW_PITCH] = out_row
+        grid = rows * -(-tokens * head[geometry.SPLITS] // teams)
+    kernel = f"{name}_gradient" + (f"_{rest}" if rest else "")
+    return (*split, *before, Step(kernel, grid, 0)), space
 
 
 def _in_order(axes: list[Axis], role: str) -> list[Axis]:
@@ -179,11 +267,17 @@ def make_plan(
     keep: tuple[int, ...],
     log: bool,
     mask: tuple[int, ...] | None = None,
-    limited: int = 0,
+    limited: bool = False,
+    packed_rows: int = -1,
     out: tuple[int, ...] | None = None,
     limits: Limits = STANDARD,
 ) -> Plan:
-    """Plan the walk over an array; strides are in bytes, `aligned` says that it begins at a multiple of 16."""
+    """Plan the walk over an array; strides are in bytes, `aligned` says that it begins at a multiple of 16.
+
+    `mask` and `out` are the strides of a mask and a gradient, `limited` says that rows have lengths,
+    `packed_rows` that there are so many packed ones: batch and kept axes are then () and (0,).
+    """
+    packed = packed_rows >= 0
     both = batch + keep
     axes, begin = cpu_plan.axes_of(shape, strides, batch, keep, mask, out)
     rows = math.prod(shape[i] for i in batch)
@@ -191,20 +285,40 @@ def make_plan(
     terms = math.prod(shape) // (rows * tokens) if rows * tokens else 0
     head = [0] * geometry.LENGTH
     head[geometry.ROWS], head[geometry.TOKENS], head[geometry.TERMS] = rows, tokens, terms
-    head[geometry.LOG], head[geometry.LIMITED] = int(log), limited
+    head[geometry.LOG], head[geometry.LIMITED] = int(log), int(limited)
     steps: tuple[Step, ...] = ()
     space = 0
     item = kind.item
-    if rows and tokens:
-        in_piece = cpu_plan.in_one_piece(axes, item) and mask is None and kind.storage[0] in "fb"
-        batches = _in_order(axes, "b")
-        if in_piece and len(batches) <= 1 and terms:
-            pitch = batches[0].pitch if batches else 0
-            head[geometry.ROW_PITCH], head[geometry.TOKEN_PITCH] = pitch // item, terms
-            vectors = aligned and terms * item % 16 == 0 and pitch % 16 == 0
-            steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, head)
-        else:
-            raise NotImplementedError
+    batches = _in_order(axes, "b")
+    in_piece = cpu_plan.in_one_piece(axes, item) and mask is None and kind.storage[0] in "fb"
+    if out is not None:
+        row = [dataclasses.replace(axis, pitch=axis.out) for axis in axes]
+        in_piece = in_piece and cpu_plan.in_one_piece(row, item)
+    if rows and tokens and terms and in_piece and len(batches) <= 1:
+        pitch = batches[0].pitch if batches else 0
+        head[geometry.ROW_PITCH], head[geometry.TOKEN_PITCH] = pitch // item, terms
+        vectors = aligned and terms * item % 16 == 0 and pitch % 16 == 0
+        if out is not None and batches:
+            vectors = vectors and batches[0].out % 16 == 0
+        steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, packed, head)
+    elif rows and tokens:
+        order = [*both]
+        step = {axis: math.prod(shape[i] for i in order[n + 1 :]) for n, axis in enumerate(order)}
+        steps, space = _walk_steps(
+            rows, tokens, terms, axes, step, kind, mask is not None, packed, limits, head
+        )
+    head[geometry.ALL_TOKENS] = tokens
+    if out is not None:
+        out_row = batches[0].out // int(kind.result[1]) if len(batches) == 1 else 0
+        steps, space = _gradient_steps(rows, tokens, packed_rows, out_row, steps, space, limits, head)
+    elif packed:
+        steps = (*steps, Step("packed", packed_rows, 0))
+    elif rows and (not steps or steps[0].kernel.startswith("walk")):
+        more, further = _finish_steps(rows, tokens, limits, head)
+        steps, space = steps + more, space + further
+    head[geometry.BEGIN], head[geometry.MASK_BEGIN], head[geometry.OUT_BEGIN] = (
+        begin[0] // item, begin[1], begin[2] // int(kind.result[1]),
+    )  # fmt: skip
     return Plan(
         kind=kind,
         steps=steps,
@@ -216,5 +330,4 @@ def make_plan(
         shape=tuple(shape[i] for i in sorted(both)),
         batch_shape=tuple(shape[i] for i in batch),
         layout=tuple(both.index(i) for i in sorted(both)),
-        begin=begin,
     )

@@ -79,6 +79,39 @@ def _place(context, builder, kind, value, index):
     return builder.gep(data, [index], inbounds=True)
 
 
+def set_target(target):
+    """Say which compute capability functions are compiled for from now on."""
+    _Function.target = target
+
+
+def compile_kernel(function, kind, arguments, target, bounds):
+    """Give a kernel's PTX; `arguments` are its arguments' names, `bounds` threads and blocks to have room for."""
+    from nbfagg.cuda import geometry
+
+    real = types.float64 if kind.wide else types.float32
+    number, result = types.CPointer(NUMBA[kind.storage]), types.CPointer(NUMBA[kind.result])
+    known = {
+        "a": number,
+        "mask": types.CPointer(types.uint8),
+        "limits": types.CPointer(types.int64),
+        "alpha": result,
+        "grad": result,
+        "out": result,
+        "lse": types.CPointer(real),
+        # Half precision's log-sum-exp is float32, that of widened float32 too.
+        "grad_lse": result,
+        "work": types.CPointer(real),
+        "tickets": types.CPointer(types.int32),
+        "law": types.UniTuple(real, 6),
+        "geo": types.UniTuple(types.int64, geometry.LENGTH),
+    }
+    signature = types.void(*(known[name] for name in arguments))
+    ptx, _ = cuda.compile(
+        function, signature, cc=target, device=False, abi="numba", output="ptx", launch_bounds=bounds
+    )
+    return ptx
+
+
 # --- threads -----------------------------------------------------------------
 
 
@@ -287,7 +320,7 @@ def _arithmetic(wide):
     # What the formulas look up in `math`, in this type.
     names = ModuleType("math")
     names.inf = np.float64(math.inf) if wide else np.float32(math.inf)
-    names.isinf, names.isnan, names.log = math.isinf, math.isnan, math.log
+    names.isinf, names.isnan, names.log, names.exp = math.isinf, math.isnan, math.log, math.exp
     names.ceil, names.frexp = ceiling, frexp
     return SimpleNamespace(
         fma=fma, larger=larger, maximum=maximum, highest=highest, power=power, ex2=ex2, math=names
@@ -399,6 +432,16 @@ def make(kind: Kind) -> SimpleNamespace:
         return number(array, index), generate
 
     @intrinsic
+    def load_result(typing, array, index):
+        """Read one number of the result's type."""
+
+        def generate(context, builder, sig, args):
+            place = _place(context, builder, sig.args[0], args[0], args[1])
+            return _widen(builder, result, builder.load(place))
+
+        return number(array, index), generate
+
+    @intrinsic
     def load_vector(typing, array, index):
         """Read 16 bytes of numbers from an address that is a multiple of 16."""
 
@@ -470,6 +513,6 @@ def make(kind: Kind) -> SimpleNamespace:
     return SimpleNamespace(
         jit=jit, thread=thread, block=block, sync=sync, shuffle=shuffle, fence=fence, draw=draw,
         shared=shared, dynamic=dynamic, divide=divide, get=get, put=put, integer=integer,
-        load=load, load_vector=load_vector, load_anywhere=load_anywhere,
+        load=load, load_result=load_result, load_vector=load_vector, load_anywhere=load_anywhere,
         store=store, store_vector=store_vector, **vars(_arithmetic(kind.wide)),
     )  # fmt: skip

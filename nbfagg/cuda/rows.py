@@ -34,11 +34,12 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     maxima, sums, rests = (P.shared(block, kind.real) for _ in range(3))
     BLOCK = block
     (ROWS, TOKENS, TERMS, SPLITS, CHUNK, CELLS, LANES, ROW_PITCH, TOKEN_PITCH, BLOCK_ROWS, BLOCK_CELLS,
-     ROW_BLOCKS, LAST, ROOM, SUMS, PARTS, LIMITED, LOG, WANT_LSE) = (
+     ROW_BLOCKS, LAST, ROOM, SUMS, PARTS, LIMITED, LOG, WANT_LSE,
+     BEGIN) = (
         geometry.ROWS, geometry.TOKENS, geometry.TERMS, geometry.SPLITS, geometry.CHUNK, geometry.CELLS,
         geometry.LANES, geometry.ROW_PITCH, geometry.TOKEN_PITCH, geometry.BLOCK_ROWS, geometry.BLOCK_CELLS,
         geometry.ROW_BLOCKS, geometry.LAST, geometry.ROOM, geometry.SUMS, geometry.PARTS, geometry.LIMITED,
-        geometry.LOG, geometry.WANT_LSE,
+        geometry.LOG, geometry.WANT_LSE, geometry.BEGIN,
     )  # fmt: skip
 
     def rows(a, limits, alpha, lse, work, tickets, law, geo):
@@ -68,7 +69,7 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
             terms = min(geo[CHUNK], geo[TERMS] - part * geo[CHUNK])
             if c >= count or (geo[LIMITED] == 1 and token >= integer(limits, row)):
                 terms = 0
-            start = row * geo[ROW_PITCH] + token * geo[TOKEN_PITCH] + part * geo[CHUNK]
+            start = geo[BEGIN] + row * geo[ROW_PITCH] + token * geo[TOKEN_PITCH] + part * geo[CHUNK]
             m, s, rest = share(a, start, terms, lane, lanes, law)
             m, s, rest = together(m, s, rest, lanes, law)
             if lane == 0 and c < count:
