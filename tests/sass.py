@@ -54,32 +54,29 @@ def count(code, loop, pattern):
     return sum(bool(re.match(pattern, c.name)) for c in code[loop.first : loop.last + 1])
 
 
-def shortest_turn(code, loop, pattern):
-    """Give the fewest instructions of a turn of a loop that come past all its `pattern` in one line of blocks.
+def shortest_turn(code, loop, pattern, least):
+    """Give the fewest instructions of a turn of a loop that comes past at least so many of `pattern`.
 
-    Dijkstra from the loop's head to its branch backward; where ways part, one that misses an
-    instruction of `pattern` is not taken.
+    Dijkstra from the loop's head to its branch backward, over (place, how many were seen). None if no turn does.
     """
-    wanted = [i for i in range(loop.first, loop.last + 1) if re.match(pattern, code[i].name)]
     best = {}
     heap = [(0, loop.first, 0)]
     while heap:
         steps, at, seen = heapq.heappop(heap)
-        if at in wanted and wanted.index(at) == seen:
-            seen += 1
-        if at == loop.last:
-            if seen == len(wanted):
-                return steps + 1
-            continue
+        seen = min(least, seen + bool(re.match(pattern, code[at].name)))
         if best.get((at, seen), steps + 1) <= steps:
             continue
         best[at, seen] = steps
+        if at == loop.last:
+            if seen == least:
+                return steps + 1
+            continue
         instruction = code[at]
-        following = [] if instruction.name in ("EXIT",) and not instruction.conditional else [at + 1]
+        following = [at + 1]
         if instruction.target is not None:
-            if not instruction.conditional:
-                following = []
-            following.append(instruction.target)
+            following = [at + 1, instruction.target] if instruction.conditional else [instruction.target]
+        elif instruction.name == "EXIT" and not instruction.conditional:
+            following = []
         for place in following:
             # Forward only: an inner loop's own turn is not this one's.
             if at < place <= loop.last:

@@ -20,9 +20,16 @@ from nbfagg.cuda.kinds import Kind
 
 # What makes the code of a kernel, besides its source.
 TOOLS = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
-# Blocks of 256 threads that a multiprocessor has registers for: 64 each, or 128 in float64, with no spill in
-# any kernel. (48, five blocks, spilt 4 bytes in one.)
-BLOCKS = {False: 4, True: 2}
+
+
+def blocks_of(kind: Kind, kernel: str) -> int:
+    """Give how many blocks of 256 threads a multiprocessor has to have registers for.
+
+    64 registers a thread, 80 in walks and gradients, 128 in float64: with fewer, some kernels spill.
+    """
+    if kind.wide:
+        return 2
+    return 3 if kernel.startswith("walk") or "gradient" in kernel else 4
 
 
 class Built(NamedTuple):
@@ -71,7 +78,7 @@ def ptx_of(kind: Kind, kernel: str, target: tuple[int, int], block: int) -> tupl
     made = KERNELS[kernel]
     prims.set_target(target)
     function = made.make(prims.make(kind), kind, block)
-    ptx = prims.compile_kernel(function, kind, made.arguments, target, (block, BLOCKS[kind.wide]))
+    ptx = prims.compile_kernel(function, kind, made.arguments, target, (block, blocks_of(kind, kernel)))
     found = re.search(r"\.visible \.entry (\w+)\(", ptx)
     if found is None:
         raise RuntimeError(f"nbfagg: the PTX of {kernel} for {kind} has no entry")

@@ -47,7 +47,8 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
     def meet(m, s, rest, tid, t, span, scratch, law):
         """Merge the states of `span` threads (a power of two), t being a thread's number among them.
 
-        Every thread of the block has to come here. `scratch` are three areas of a number for each thread.
+        Every thread of the block has to come here, and to another barrier before it comes again. `scratch`
+        are three areas of a number for each thread.
         """
         a, b, c = scratch
         put(a, tid, m)
@@ -65,10 +66,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
                 put(c, tid, rest)
             sync()
             d >>= 1
-        m, s, rest = get(a, tid - t), get(b, tid - t), get(c, tid - t)
-        # Before another round writes there.
-        sync()
-        return m, s, rest
+        return get(a, tid - t), get(b, tid - t), get(c, tid - t)
 
     @jit
     def weight(m, s, M, total, rest, inverse, logarithm, law):

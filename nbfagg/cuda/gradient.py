@@ -386,7 +386,7 @@ def make_walk(P: SimpleNamespace, kind: Kind, masked: bool, block: int) -> Any:
         else:
             m, s, rest = share(a, mask, place, hidden, first, last if counts else 0, lane, lanes, law, geo)
         m, s, rest = meet(m, s, rest, lane, lanes, team, teams, scratch, law)
-        sync()
+        # Lane 0's own place: its team-mates' were read by it alone.
         if lane == 0:
             put(states, team, m)
             put(totals, team, s + rest)

@@ -100,6 +100,8 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
             put(work, base + begin + i, get(states, i))
             put(work, geo[SUMS] + base + begin + i, get(states, geo[ROOM] + i))
             i += BLOCK
+        # Seen by whoever sees the ticket that this block draws: barriers follow, then thread 0's own fence.
+        fence()
         m, s, rest = gather(states, 0, geo[ROOM], 0, count, tid, BLOCK, law)
         M, total, rest = meet(m, s, rest, tid, tid, BLOCK, scratch, law)
         note = last_one()
@@ -108,12 +110,11 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
             put(work, geo[PARTS] + number(), M)
             put(work, geo[PARTS] + parts + number(), total)
             put(work, geo[PARTS] + 2 * parts + number(), rest)
+            if geo[LAST]:
+                fence()
+                put(note, 0, draw(tickets, first))
         if not geo[LAST]:
             return
-        fence()
-        sync()
-        if tid == 0:
-            put(note, 0, draw(tickets, first))
         sync()
         if get(note, 0) != geo[ROW_BLOCKS] - 1:
             return

@@ -31,7 +31,7 @@ def make_places(P: SimpleNamespace) -> SimpleNamespace:
             return 0
         return divide(x, y) if x < NARROW else x // y
 
-    def axis(base):
+    def axis(base, over):
         @jit
         def step(left, place, mask, out, cell, geo):
             """Split an axis off an index: what is left of it, and how far along it everything lies."""
@@ -50,8 +50,9 @@ def make_places(P: SimpleNamespace) -> SimpleNamespace:
 
         return step
 
-    a0, a1, a2, a3, a4, a5, a6, a7 = (axis(CELL_AXES + FIELDS * i) for i in range(8))
-    t1, t2, t3 = (axis(TERM_AXES + FIELDS * i) for i in range(1, 4))
+    a0, a1, a2, a3, a4, a5, a6, a7 = (axis(CELL_AXES + FIELDS * i, over) for i in range(8))
+    # The plan sees to it that these indices are narrow.
+    t1, t2, t3 = (axis(TERM_AXES + FIELDS * i, divide) for i in range(1, 4))
     SIZE, PITCH, MASK_PITCH, OUT_PITCH = (TERM_AXES + i for i in range(4))
 
     @jit
@@ -97,11 +98,20 @@ def make_places(P: SimpleNamespace) -> SimpleNamespace:
         i, o, place, mask, out = term
         i += lanes
         if i >= geo[SIZE]:
-            more = over(i, geo[SIZE])
+            more = 1 if geo[SIZE] > lanes else divide(i, geo[SIZE])
             return term_at(i - more * geo[SIZE], o + more, geo)
         return i, o, place + lanes * geo[PITCH], mask + lanes * geo[MASK_PITCH], out + lanes * geo[OUT_PITCH]
 
-    return SimpleNamespace(find=find, begin=begin, advance=advance)
+    @jit
+    def onward(term, count, geo):
+        """Go `count` terms on, which are known to be there on the innermost axis."""
+        i, o, place, mask, out = term
+        return (
+            i + count, o, place + count * geo[PITCH], mask + count * geo[MASK_PITCH],
+            out + count * geo[OUT_PITCH],
+        )  # fmt: skip
+
+    return SimpleNamespace(find=find, begin=begin, advance=advance, onward=onward)
 
 
 def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, masked: bool) -> SimpleNamespace:
@@ -111,8 +121,8 @@ def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, masked: bool)
     few = absorb.make(P, F, kind)
     one, four = few.one, few.four
     places = make_places(P)
-    begin, advance = places.begin, places.advance
-    SIZE, PITCH, MASK_PITCH, OUT_PITCH = (geometry.TERM_AXES + i for i in range(4))
+    begin, advance, onward = places.begin, places.advance, places.onward
+    SIZE, PITCH, MASK_PITCH = (geometry.TERM_AXES + i for i in range(3))
 
     if masked:
 
@@ -129,29 +139,14 @@ def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, masked: bool)
             return load(a, place)
 
     @jit
-    def read(a, mask, place, hidden, term, lanes, geo):
-        """Read four terms; where none is at the end of an axis, each is one step from the last."""
-        i, o, p, h, w = term
-        if i + 4 * lanes < geo[SIZE]:
-            p += place
-            h += hidden
-            step, mask_step = lanes * geo[PITCH], lanes * geo[MASK_PITCH]
-            x0 = value(a, mask, p, h)
-            x1 = value(a, mask, p + step, h + mask_step)
-            x2 = value(a, mask, p + 2 * step, h + 2 * mask_step)
-            x3 = value(a, mask, p + 3 * step, h + 3 * mask_step)
-            return (x0, x1, x2, x3), (
-                i + 4 * lanes, o, p - place + 4 * step, h - hidden + 4 * mask_step,
-                w + 4 * lanes * geo[OUT_PITCH],
-            )  # fmt: skip
-        x0 = value(a, mask, place + p, hidden + h)
-        term = advance(term, lanes, geo)
-        x1 = value(a, mask, place + term[2], hidden + term[3])
-        term = advance(term, lanes, geo)
-        x2 = value(a, mask, place + term[2], hidden + term[3])
-        term = advance(term, lanes, geo)
-        x3 = value(a, mask, place + term[2], hidden + term[3])
-        return (x0, x1, x2, x3), advance(term, lanes, geo)
+    def read(a, mask, place, hidden, step, mask_step):
+        """Read four terms, each one step from the last."""
+        return (
+            value(a, mask, place, hidden),
+            value(a, mask, place + step, hidden + mask_step),
+            value(a, mask, place + 2 * step, hidden + 2 * mask_step),
+            value(a, mask, place + 3 * step, hidden + 3 * mask_step),
+        )
 
     @jit
     def share(a, mask, place, hidden, first, last, lane, lanes, law, geo):
@@ -160,20 +155,37 @@ def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, masked: bool)
         point = point_for(m, law)
         j = first + lane
         term = begin(j, geo)
-        while j + 15 * lanes < last:
-            v0, term = read(a, mask, place, hidden, term, lanes, geo)
-            v1, term = read(a, mask, place, hidden, term, lanes, geo)
-            v2, term = read(a, mask, place, hidden, term, lanes, geo)
-            v3, term = read(a, mask, place, hidden, term, lanes, geo)
-            m, s, rest, point = four(m, s, rest, point, v0, v1, v2, v3, law)
-            j += 16 * lanes
-        while j + 3 * lanes < last:
-            v0, term = read(a, mask, place, hidden, term, lanes, geo)
-            m, s, rest, point = one(m, s, rest, point, v0, law)
-            j += 4 * lanes
+        step, mask_step = lanes * geo[PITCH], lanes * geo[MASK_PITCH]
         while j < last:
-            x = value(a, mask, place + term[2], hidden + term[3])
-            m, s, rest, point = one(m, s, rest, point, (x, NINF), law)
+            left = min((last - j + lanes - 1), (geo[SIZE] - term[0] + lanes - 1))
+            if left >= 16 * lanes:
+                # None of sixteen is beyond the end of the innermost axis.
+                p, h = place + term[2], hidden + term[3]
+                v0 = read(a, mask, p, h, step, mask_step)
+                p, h = p + 4 * step, h + 4 * mask_step
+                v1 = read(a, mask, p, h, step, mask_step)
+                p, h = p + 4 * step, h + 4 * mask_step
+                v2 = read(a, mask, p, h, step, mask_step)
+                p, h = p + 4 * step, h + 4 * mask_step
+                v3 = read(a, mask, p, h, step, mask_step)
+                m, s, rest, point = four(m, s, rest, point, v0, v1, v2, v3, law)
+                term = onward(term, 15 * lanes, geo)
+                j += 15 * lanes
+            else:
+                x0, x1, x2, x3 = value(a, mask, place + term[2], hidden + term[3]), NINF, NINF, NINF
+                if j + lanes < last:
+                    term = advance(term, lanes, geo)
+                    j += lanes
+                    x1 = value(a, mask, place + term[2], hidden + term[3])
+                if j + lanes < last:
+                    term = advance(term, lanes, geo)
+                    j += lanes
+                    x2 = value(a, mask, place + term[2], hidden + term[3])
+                if j + lanes < last:
+                    term = advance(term, lanes, geo)
+                    j += lanes
+                    x3 = value(a, mask, place + term[2], hidden + term[3])
+                m, s, rest, point = one(m, s, rest, point, (x0, x1, x2, x3), law)
             term = advance(term, lanes, geo)
             j += lanes
         return m, lifted(s), lifted(rest)
