@@ -77,9 +77,9 @@ class Step:
     room: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """How an array of one shape, stride set and kind is walked."""
+    """How an array of one shape, stride set and kind is walked; one of a kind, for `make_plan` keeps them."""
 
     kind: Kind
     steps: tuple[Step, ...]
@@ -270,7 +270,7 @@ def make_plan(
     limited: bool = False,
     packed_rows: int = -1,
     out: tuple[int, ...] | None = None,
-    limits: Limits = STANDARD,
+    limits: Limits | None = None,
 ) -> Plan:
     """Plan the walk over an array; strides are in bytes, `aligned` says that it begins at a multiple of 16.
 
@@ -278,6 +278,7 @@ def make_plan(
     `packed_rows` that there are so many packed ones: batch and kept axes are then () and (0,).
     """
     packed = packed_rows >= 0
+    limits = limits or STANDARD
     both = batch + keep
     axes, begin = cpu_plan.axes_of(shape, strides, batch, keep, mask, out)
     rows = math.prod(shape[i] for i in batch)

@@ -1,0 +1,206 @@
+"""Device arrays of any library: what is read of them, and results of their kind."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbfagg.cuda import driver
+from nbfagg.fields import KINDS
+
+# DLPack's codes of numbers, and its number for CUDA's memory.
+_DLPACK = {0: "i", 1: "u", 2: "f", 4: "b", 6: "u"}
+_DLPACK_CUDA = 2
+
+
+class View(NamedTuple):
+    """Where an array lies: address, shape, strides in bytes, its numbers as in fields.KINDS ("b1": boolean)."""
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    storage: str
+    writeable: bool
+    device: int
+    stream: int
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether it lies in one piece, in C order."""
+        return self.strides == c_strides(self.shape, int(self.storage[1])) or 0 in self.shape
+
+    def span(self) -> tuple[int, int]:
+        """Give the first address and the one behind the last."""
+        if 0 in self.shape:
+            return self.address, self.address
+        ends = [(size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)]
+        low = self.address + sum(end for end in ends if end < 0)
+        return low, self.address + sum(end for end in ends if end > 0) + int(self.storage[1])
+
+
+class DeviceArray:
+    """An array in a GPU's memory that nbfagg made: what fagg gives for arrays of no library that it knows.
+
+    Any library takes it, by ``__cuda_array_interface__``.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Its shape; it lies in one piece, in C order.
+    dtype : numpy.dtype
+        Its numbers; those of bfloat16 are uint16.
+    """
+
+    def __init__(self, shape: tuple[int, ...], storage: str, device: int, stream: int) -> None:
+        self.shape = shape
+        self.dtype = np.dtype("u2" if storage == "b2" else storage)
+        self._device = driver.device(device)
+        self._stream = stream
+        entered = self._device.enter()
+        try:
+            count = math.prod(shape) * self.dtype.itemsize
+            self._address = self._device.allocate(count, "for the result")
+        finally:
+            if entered:
+                self._device.leave()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """What other libraries read; work on it was queued on the stream that is named."""
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self._address, False),
+            "strides": None,
+            "stream": self._stream or 1,
+            "version": 3,
+        }
+
+    def __del__(self) -> None:
+        """Give the memory back; the driver waits for the GPU."""
+        if getattr(self, "_address", 0):
+            self._device.free(self._address)
+
+
+def c_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
+    """Give the strides of an array in one piece."""
+    strides = []
+    for size in reversed(shape):
+        strides.append(item)
+        item *= size
+    return tuple(reversed(strides))
+
+
+def is_device_array(a: Any) -> bool:
+    """Say whether something lies in a GPU's memory."""
+    if getattr(a, "__cuda_array_interface__", None) is not None:
+        return True
+    where = getattr(a, "__dlpack_device__", None)
+    return where is not None and not isinstance(a, np.ndarray) and where()[0] == _DLPACK_CUDA
+
+
+def view_of(name: str, a: Any) -> View:
+    """Read where an array lies."""
+    interface = getattr(a, "__cuda_array_interface__", None)
+    if interface is None:
+        if not is_device_array(a):
+            raise TypeError(
+                f"nbfagg: {name} is a {type(a).__name__} on the host, a is on a GPU; want an array there "
+                "(nothing is moved between them)"
+            )
+        return _from_dlpack(name, a)
+    if interface.get("mask") is not None:
+        raise TypeError(f"nbfagg: {name} has a mask in its interface; want its data, and where=")
+    shape = tuple(interface["shape"])
+    typestr = interface["typestr"]
+    address, readonly = interface["data"]
+    # One byte, '|'; bfloat16 has no name here, and comes by DLPack.
+    storage = {"f": "f", "i": "i", "u": "u", "b": "b"}.get(typestr[1], "?") + typestr[2:]
+    if typestr[0] == ">" or (storage not in KINDS and storage != "b1") or storage == "b2":
+        if hasattr(a, "__dlpack__"):
+            return _from_dlpack(name, a)
+        raise TypeError(f"nbfagg: {name} has type {typestr}; want a float, an integer or a boolean type")
+    strides = interface.get("strides")
+    strides = c_strides(shape, int(storage[1])) if strides is None else tuple(strides)
+    stream = interface.get("stream")
+    address = address or 0
+    return View(
+        address, shape, strides, storage, not readonly, _device_of(a, address), _stream_of(a, stream)
+    )
+
+
+def _device_of(a: Any, address: int) -> int:
+    """Give the number of an array's GPU."""
+    number = getattr(getattr(a, "device", None), "id", None)
+    if isinstance(number, int):
+        return number
+    if isinstance(a, DeviceArray):
+        return a._device.number
+    return driver.device_of(address) if address else 0
+
+
+def _stream_of(a: Any, given: int | None) -> int:
+    """Give the stream that work on an array is queued on: the library's current one, or that of the interface."""
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(a, cupy.ndarray):
+        return int(cupy.cuda.get_current_stream().ptr)
+    return given or 0
+
+
+class _Tensor(ctypes.Structure):
+    """DLPack's DLTensor, and the first of DLManagedTensor, whose rest nobody reads here."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32),
+        ("number", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_uint64),
+    )
+
+
+def _from_dlpack(name: str, a: Any) -> View:
+    """Read where an array lies by DLPack; the caller keeps it, and so its memory."""
+    # 1 is the default stream, the one that results are then queued on.
+    capsule = a.__dlpack__(stream=1)
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    tensor = _Tensor.from_address(get(capsule, b"dltensor"))
+    storage = f"{_DLPACK.get(tensor.code, '?')}{tensor.bits // 8}"
+    if tensor.code == 6:
+        storage = "b1"
+    if (storage not in KINDS and storage != "b1") or tensor.lanes != 1 or tensor.device != _DLPACK_CUDA:
+        raise TypeError(
+            f"nbfagg: {name} has numbers of DLPack's code {tensor.code} of {tensor.bits} bits on device "
+            f"{tensor.device}; want a float, an integer or a boolean type on a GPU"
+        )
+    item = tensor.bits // 8
+    shape = tuple(tensor.shape[: tensor.ndim])
+    strides = tuple(n * item for n in tensor.strides[: tensor.ndim]) if tensor.strides else c_strides(shape, item)
+    address = (tensor.data or 0) + tensor.offset
+    return View(address, shape, strides, storage, True, tensor.number, 0)
+
+
+def empty_like(a: Any, shape: tuple[int, ...], storage: str, view: View) -> tuple[Any, int]:
+    """Give a new array of the library of `a`, on its GPU, and its address."""
+    library = type(a).__module__.partition(".")[0]
+    if library == "cupy" and storage != "b2":
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(view.device):
+            made = cupy.empty(shape, storage)
+        return made, int(made.data.ptr)
+    if library == "numba" and storage != "b2":
+        cuda = sys.modules["numba.cuda"]
+        made = cuda.device_array(shape, np.dtype(storage))
+        return made, made.__cuda_array_interface__["data"][0] or 0
+    made = DeviceArray(shape, storage, view.device, view.stream)
+    return made, made._address
