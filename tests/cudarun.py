@@ -150,7 +150,7 @@ def fagg_vjp(grad, a, alpha, *, grad_lse=None, out=None, **options):
     }
     changes |= {"OUT_BEGIN": begin, "OF_LSE": int(grad_lse is not None)}
     if grad_lse is not None:
-        arrays["grad_lse"] = np.asarray(grad_lse).reshape(-1)
+        arrays["grad_lse"] = np.asarray(cudasim.restored(np.asarray(grad_lse), result), plan.kind.real).reshape(-1)
     run(plan, law_for(options.get("scale", 1.0), plan.kind), arrays, changes)
     return cudasim.restored(np.ascontiguousarray(out), result)
 
@@ -170,7 +170,7 @@ def fagg_packed(a, offsets, *, scale=1.0, log=False, limits=TINY, grad=None, alp
         flat, begin = _flat(out)
         arrays |= {"out": flat, "grad": grad, "alpha": alpha}
         if grad_lse is not None:
-            arrays["grad_lse"] = grad_lse
+            arrays["grad_lse"] = np.asarray(grad_lse, kind.real)
         run(plan, law, arrays, changes | {"OUT_BEGIN": begin, "OF_LSE": int(grad_lse is not None)})
         return cudasim.restored(np.ascontiguousarray(out), kind.result)
     alpha, lse = _filled(len(a), kind.result), np.full(rows, 7, kind.real)

@@ -91,7 +91,7 @@ def simulate(name, kind, grid, block, shared, parameters, size):
     given, at = [], 0
     types = {
         "a": cudasim.NUMPY[kind.storage], "mask": np.uint8, "limits": np.int64, "tickets": np.int32,
-        "lse": real, "work": real,
+        "lse": real, "work": real, "grad_lse": real,
     }  # fmt: skip
     for argument in arguments:
         if argument == "law":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import sys
 from typing import Any, NamedTuple
@@ -35,11 +36,29 @@ class View(NamedTuple):
 
     def span(self) -> tuple[int, int]:
         """Give the first address and the one behind the last."""
-        if 0 in self.shape:
-            return self.address, self.address
-        ends = [(size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)]
-        low = self.address + sum(end for end in ends if end < 0)
-        return low, self.address + sum(end for end in ends if end > 0) + int(self.storage[1])
+        low, high = _extent(self.shape, self.strides, int(self.storage[1]))
+        return self.address + low, self.address + high
+
+
+@functools.lru_cache(maxsize=512)
+def _extent(shape: tuple[int, ...], strides: tuple[int, ...], item: int) -> tuple[int, int]:
+    """Give the first byte of an array and the one behind its last, from its address on."""
+    if 0 in shape:
+        return 0, 0
+    ends = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
+    return sum(end for end in ends if end < 0), sum(end for end in ends if end > 0) + item
+
+
+class Library(NamedTuple):
+    """How arrays of a library that is attached by itself are read and made (nbfagg/torch/device.py)."""
+
+    view: Any  # of a name and an array
+    empty: Any  # of an array to be like, a shape and a storage: an array and its address
+    turn: Any  # of an array and its axes in another order
+    spaces: Any  # of an array and a plan: addresses of a call's own workspace, and what keeps it
+
+
+LIBRARIES: dict[type, Library] = {}
 
 
 class DeviceArray:
@@ -86,6 +105,7 @@ class DeviceArray:
             self._device.free(self._address)
 
 
+@functools.lru_cache(maxsize=512)
 def c_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
     """Give the strides of an array in one piece."""
     strides = []
@@ -105,6 +125,9 @@ def is_device_array(a: Any) -> bool:
 
 def view_of(name: str, a: Any) -> View:
     """Read where an array lies."""
+    library = LIBRARIES.get(type(a))
+    if library is not None:
+        return library.view(name, a)  # type: ignore[no-any-return]
     interface = getattr(a, "__cuda_array_interface__", None)
     if interface is None:
         if not is_device_array(a):
@@ -116,14 +139,14 @@ def view_of(name: str, a: Any) -> View:
     if interface.get("mask") is not None:
         raise TypeError(f"nbfagg: {name} has a mask in its interface; want its data, and where=")
     shape = tuple(interface["shape"])
-    typestr = interface["typestr"]
+    storage = _storage(interface["typestr"])
     address, readonly = interface["data"]
-    # One byte, '|'; bfloat16 has no name here, and comes by DLPack.
-    storage = {"f": "f", "i": "i", "u": "u", "b": "b"}.get(typestr[1], "?") + typestr[2:]
-    if typestr[0] == ">" or (storage not in KINDS and storage != "b1") or storage == "b2":
+    if not storage:
         if hasattr(a, "__dlpack__"):
             return _from_dlpack(name, a)
-        raise TypeError(f"nbfagg: {name} has type {typestr}; want a float, an integer or a boolean type")
+        raise TypeError(
+            f"nbfagg: {name} has type {interface['typestr']}; want a float, an integer or a boolean type"
+        )
     strides = interface.get("strides")
     strides = c_strides(shape, int(storage[1])) if strides is None else tuple(strides)
     stream = interface.get("stream")
@@ -131,6 +154,17 @@ def view_of(name: str, a: Any) -> View:
     return View(
         address, shape, strides, storage, not readonly, _device_of(a, address), _stream_of(a, stream)
     )
+
+
+@functools.cache
+def _storage(typestr: str) -> str:
+    """Give the name of an interface's numbers, "" for none that is taken.
+
+    bfloat16 has no name there, and comes by DLPack.
+    """
+    found = typestr[1:]
+    known = found == "b1" or (found in KINDS and found[0] in "fiu")
+    return found if known and typestr[0] != ">" else ""
 
 
 def _device_of(a: Any, address: int) -> int:
@@ -192,6 +226,9 @@ def _from_dlpack(name: str, a: Any) -> View:
 
 def empty_like(a: Any, shape: tuple[int, ...], storage: str, view: View) -> tuple[Any, int]:
     """Give a new array of the library of `a`, on its GPU, and its address."""
+    attached = LIBRARIES.get(type(a))
+    if attached is not None:
+        return attached.empty(a, shape, storage)  # type: ignore[no-any-return]
     library = type(a).__module__.partition(".")[0]
     if library == "cupy" and storage != "b2":
         cupy = sys.modules["cupy"]
@@ -204,3 +241,23 @@ def empty_like(a: Any, shape: tuple[int, ...], storage: str, view: View) -> tupl
         return made, made.__cuda_array_interface__["data"][0] or 0
     made = DeviceArray(shape, storage, view.device, view.stream)
     return made, made._address
+
+
+def turned(a: Any, axes: tuple[int, ...]) -> Any:
+    """Give an array's axes in another order."""
+    attached = LIBRARIES.get(type(a))
+    if attached is not None:
+        return attached.turn(a, axes)
+    if not hasattr(a, "transpose"):
+        raise NotImplementedError(
+            "nbfagg: batch_axis lies behind keep_axis, and the library of the arrays is not known; want axes "
+            "in that order"
+        )
+    return a.transpose(axes)
+
+
+def in_one_piece(a: Any) -> Any:
+    """Give a small array in one piece, a copy by its own library where it is not."""
+    if hasattr(a, "contiguous"):
+        return a.contiguous()
+    return sys.modules["cupy"].ascontiguousarray(a) if type(a).__module__.startswith("cupy") else a

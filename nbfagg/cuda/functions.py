@@ -9,7 +9,7 @@ import numpy as np
 
 from nbfagg import inputs
 from nbfagg.cuda import launch, plan
-from nbfagg.cuda.arrays import View, c_strides, empty_like, view_of
+from nbfagg.cuda.arrays import LIBRARIES, View, c_strides, empty_like, in_one_piece, turned, view_of
 from nbfagg.cuda.kinds import Kind, kind_of
 from nbfagg.cuda.plan import Plan
 
@@ -40,6 +40,8 @@ def _checked(a: View, scale: Any) -> tuple[float, bool]:
     """Check logits and scale; say whether float64 arithmetic is wanted."""
     if not a.shape:
         raise ValueError("nbfagg: a is a scalar; want an array of rank 1 or more")
+    if type(scale) is float and scale == 1.0:
+        return scale, False
     floating = a.storage[0] == "f" or a.storage == "b2"
     return inputs.as_scale(scale, np.dtype(f"f{a.storage[1]}" if floating else "i8"))
 
@@ -107,6 +109,13 @@ def _apart(name: str, found: View, **others: View | None) -> None:
                 )
 
 
+def lse_storage(storage: str, scale: float) -> str:
+    """Give the numbers of a log-sum-exp, and of a gradient with respect to it: those of the arithmetic."""
+    floating = storage[0] == "f" or storage == "b2"
+    widened = inputs.as_scale(scale, np.dtype(f"f{storage[1]}" if floating else "i8"))[1]
+    return _lse_storage(_kind(storage, widened, ()))
+
+
 def _lse_storage(kind: Kind) -> str:
     return "f8" if kind.wide else "f4"
 
@@ -142,36 +151,34 @@ def fagg(
     if lengths is not None:
         addresses["limits"] = _integers("lengths", lengths, view, (found.rows,)).address
     # Kernels write (batch axes, kept axes) in one piece.
-    inverse = tuple(sorted(range(len(found.layout)), key=found.layout.__getitem__))
-    sizes = tuple(found.shape[i] for i in inverse)
-    turned = found.layout != tuple(range(len(found.layout)))
     place = _result(out, a, found.shape, found.kind.result, view)
     if place is not None:
-        order = tuple(place.strides[i] for i in inverse)
-        if not place._replace(shape=sizes, strides=order).contiguous:
+        if place.strides != found.strides and 0 not in place.shape:
             raise ValueError(
-                f"nbfagg: out has strides {place.strides}; want batch axes, then kept ones, in one piece in memory"
+                f"nbfagg: out has strides {place.strides}; want {found.strides}, batch axes and then kept ones in "
+                "one piece in memory"
             )
         alpha, addresses["alpha"] = out, place.address
     else:
-        alpha, addresses["alpha"] = empty_like(a, sizes, found.kind.result, view)
-        if turned:
-            alpha = _turned(alpha, found.layout)
+        alpha, addresses["alpha"] = empty_like(a, found.sizes, found.kind.result, view)
+        if found.turned:
+            alpha = turned(alpha, found.layout)
     lse = None
     if return_lse:
         lse, addresses["lse"] = empty_like(a, found.batch_shape, _lse_storage(found.kind), view)
-    launch.run(found, view.device, view.stream, scale, addresses, return_lse)
+    _queue(a, found, view, scale, addresses, return_lse)
     return (alpha, lse) if return_lse else alpha
 
 
-def _turned(alpha: Any, layout: tuple[int, ...]) -> Any:
-    """Give a result's axes in the order in which the logits have them."""
-    if not hasattr(alpha, "transpose"):
-        raise NotImplementedError(
-            "nbfagg: batch_axis lies behind keep_axis, and the result's library is not known; want axes in "
-            "that order, or out="
-        )
-    return alpha.transpose(layout)
+def _queue(a: Any, found: Plan, view: View, scale: float, addresses: dict[str, int], lse: bool) -> None:
+    """Queue a plan's launches on the caller's stream."""
+    library = LIBRARIES.get(type(a))
+    kept = None
+    if library is not None:
+        own, kept = library.spaces(a, found)
+        addresses |= own
+    launch.run(found, view.device, view.stream, scale, addresses, lse)
+    del kept
 
 
 def fagg_packed(
@@ -201,7 +208,7 @@ def fagg_packed(
     if return_lse:
         rows = (bounds.shape[0] - 1,)
         lse, addresses["lse"] = empty_like(a, rows, _lse_storage(found.kind), view)
-    launch.run(found, view.device, view.stream, scale, addresses, return_lse)
+    _queue(a, found, view, scale, addresses, return_lse)
     return (alpha, lse) if return_lse else alpha
 
 
@@ -228,16 +235,16 @@ def _given(name: str, value: Any, shape: tuple[int, ...], storage: str, a: View)
 
 
 def _gradients(
-    grad: Any, pair: bool, shape: tuple[int, ...], batch_shape: tuple[int, ...], storage: str, a: View
+    grad: Any, pair: bool, shape: tuple[int, ...], batch_shape: tuple[int, ...], kind: Kind, a: View
 ) -> dict[str, int]:
     """Give the addresses of the gradients of alpha and, if it is a pair, of lse."""
     if not pair:
-        return {"grad": _given("grad", grad, shape, storage, a)}
+        return {"grad": _given("grad", grad, shape, kind.result, a)}
     if not isinstance(grad, tuple | list) or len(grad) != 2:
         raise TypeError("nbfagg: grad with return_lse=True; want a pair, of alpha and of lse")
     return {
-        "grad": _given("grad", grad[0], shape, storage, a),
-        "grad_lse": _given("grad of lse", grad[1], batch_shape, storage, a),
+        "grad": _given("grad", grad[0], shape, kind.result, a),
+        "grad_lse": _given("grad of lse", grad[1], batch_shape, _lse_storage(kind), a),
     }
 
 
@@ -259,7 +266,7 @@ def fagg_vjp(
 ) -> Any:
     """Give the gradient on a GPU, see `nbfagg.fagg_vjp`; grad and alpha have the result's type, in one piece.
 
-    So has the gradient of lse. lse itself is not looked at.
+    The gradient of lse has the type of lse, which itself is not looked at.
     """
     view = view_of("a", a)
     scale, widened = _checked(view, scale)
@@ -276,15 +283,17 @@ def fagg_vjp(
         view.storage, widened, view.shape, view.strides, view.address % 16 == 0 and place.address % 16 == 0,
         batch_axis, keep_axis, log, mask, lengths is not None, place.strides,
     )  # fmt: skip
-    if found.layout != tuple(range(len(found.layout))):
-        raise NotImplementedError(
-            "nbfagg: batch_axis lies behind keep_axis; want them in order for a gradient on a GPU (transpose a)"
-        )
     if lengths is not None:
         addresses["limits"] = _integers("lengths", lengths, view, (found.rows,)).address
-    addresses |= _gradients(grad, pair, found.shape, found.batch_shape, storage, view)
-    addresses |= {"alpha": _given("alpha", alpha, found.shape, storage, view), "out": place.address}
-    launch.run(found, view.device, view.stream, scale, addresses, pair)
+    if found.turned:
+        # Kernels read (batch axes, kept axes): a copy of what is of the result's size.
+        inverse = tuple(sorted(range(len(found.layout)), key=found.layout.__getitem__))
+        alpha = in_one_piece(turned(alpha, inverse))
+        of_alpha = in_one_piece(turned(grad[0] if pair else grad, inverse))
+        grad = (of_alpha, grad[1]) if pair else of_alpha
+    addresses |= _gradients(grad, pair, found.sizes, found.batch_shape, found.kind, view)
+    addresses |= {"alpha": _given("alpha", alpha, found.sizes, storage, view), "out": place.address}
+    _queue(a, found, view, scale, addresses, pair)
     return result
 
 
@@ -327,9 +336,9 @@ def fagg_packed_vjp(
     found = _packed_plan(view, widened, log, bounds, place.strides, aligned)
     rows = (bounds.shape[0] - 1,)
     addresses = {"a": view.address, "limits": bounds.address, "out": place.address}
-    addresses |= _gradients(grad, pair, view.shape[:1], rows, storage, view)
+    addresses |= _gradients(grad, pair, view.shape[:1], rows, found.kind, view)
     addresses["alpha"] = _given("alpha", alpha, view.shape[:1], storage, view)
-    launch.run(found, view.device, view.stream, scale, addresses, pair)
+    _queue(a, found, view, scale, addresses, pair)
     return result
 
 

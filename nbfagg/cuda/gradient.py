@@ -50,7 +50,8 @@ def make_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
     """Give the kernel that sums g * alpha (log: g) over a piece of a row."""
     F = formulas.make(P, kind)
     add_up, add_exactly = _make_sum(P, F, block), F.add_exactly
-    thread, number, put, divide, load, fma = P.thread, P.block, P.put, P.divide, P.load_result, P.fma
+    thread, number, get, put, divide = P.thread, P.block, P.get, P.put, P.divide
+    load, fma = P.load_result, P.fma
     ZERO, NINF = F.ZERO, F.NINF
     maxima, sums, rests = (P.shared(block, kind.real) for _ in range(3))
     BLOCK = block
@@ -81,7 +82,7 @@ def make_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
         s, rest = add_up(s, rest, tid, scratch)
         if tid == 0:
             if geo[OF_LSE] and piece == 0:
-                s, lost = add_exactly(s, -load(grad_lse, row))
+                s, lost = add_exactly(s, -get(grad_lse, row))
                 rest += lost
             put(work, geo[DOTS] + 2 * number(), s)
             put(work, geo[DOTS] + 2 * number() + 1, rest)
@@ -151,7 +152,7 @@ def make_packed_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
         s, rest = add_up(s, rest, tid, scratch)
         a, b, _ = scratch
         if tid == 0 and geo[OF_LSE]:
-            s, lost = add_exactly(s, -load(grad_lse, number()))
+            s, lost = add_exactly(s, -get(grad_lse, number()))
             put(a, 0, s)
             put(b, 0, rest + lost)
         sync()

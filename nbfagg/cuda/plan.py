@@ -91,6 +91,13 @@ class Plan:
     shape: tuple[int, ...]  # of the result
     batch_shape: tuple[int, ...]
     layout: tuple[int, ...]  # axes of (batch axes, kept axes) in the result's order
+    sizes: tuple[int, ...]  # of the axes as kernels write them: batch axes, then kept ones
+    strides: tuple[int, ...]  # in bytes, of such a result in one piece, its axes in the result's order
+
+    @property
+    def turned(self) -> bool:
+        """Whether the result's axes lie in another order than kernels write them."""
+        return self.sizes != self.shape or self.layout != tuple(range(len(self.layout)))
 
     def __str__(self) -> str:
         """Tell which kernels an array goes through."""
@@ -320,7 +327,12 @@ def make_plan(
     head[geometry.BEGIN], head[geometry.MASK_BEGIN], head[geometry.OUT_BEGIN] = (
         begin[0] // item, begin[1], begin[2] // int(kind.result[1]),
     )  # fmt: skip
+    sizes = tuple(shape[i] for i in both)
+    written = cpu_plan._c_strides(sizes, int(kind.result[1]))
+    layout = tuple(both.index(i) for i in sorted(both))
     return Plan(
+        sizes=sizes,
+        strides=tuple(written[i] for i in layout),
         kind=kind,
         steps=steps,
         geometry=tuple(head),
@@ -330,5 +342,5 @@ def make_plan(
         block=limits.block,
         shape=tuple(shape[i] for i in sorted(both)),
         batch_shape=tuple(shape[i] for i in batch),
-        layout=tuple(both.index(i) for i in sorted(both)),
+        layout=layout,
     )

@@ -98,8 +98,7 @@ def compile_kernel(function, kind, arguments, target, bounds):
         "grad": result,
         "out": result,
         "lse": types.CPointer(real),
-        # Half precision's log-sum-exp is float32, that of widened float32 too.
-        "grad_lse": result,
+        "grad_lse": types.CPointer(real),
         "work": types.CPointer(real),
         "tickets": types.CPointer(types.int32),
         "law": types.UniTuple(real, 6),
