@@ -374,18 +374,32 @@ def test_the_packing_of_parameters_is_what_a_kernel_declares():
         assert letters == f"=Q6{'d' if kind.wide else 'f'}{geometry.LENGTH}q"
 
 
-def test_a_call_takes_less_than_10_us(gpu):
+def test_a_call_is_a_few_times_its_launch(gpu):
+    """10 us a call are 9 launches of 1.1 us, as measured on an idle machine; in turns, for the machine may be busy."""
     gpu.library.standin_on_launch(LAUNCH())
     a, out = Array(logits(3, 10, 4, 8)), Array(np.zeros((3, 10), np.float32))
     a.interface["stream"] = 9
     nbfagg.fagg(a, out=out)
+    ((made,),) = [launch._ready(plan, 0, 1.0, 0) for plan in PLANS(a)]
+    # A thread that works with a GPU has its context current.
+    driver.device(0).enter()
 
-    def took():
+    def bare():
+        gpu.library.cuLaunchKernel(made.function, made.grid, 1, 1, 64, 1, 1, made.shared, 9, None, made.options)
+
+    def took(function):
         start = time.perf_counter()
-        for _ in range(2000):
-            nbfagg.fagg(a, out=out)
-        return (time.perf_counter() - start) / 2000
+        for _ in range(500):
+            function()
+        return (time.perf_counter() - start) / 500
 
-    best = min(took() for _ in range(7))
-    print(f"{best * 1e6:.1f} us")
-    assert best < 10e-6 * 3
+    turns = [(took(lambda: nbfagg.fagg(a, out=out)), took(bare)) for _ in range(15)]
+    driver.device(0).leave()
+    call, least = (min(turn[i] for turn in turns) for i in range(2))
+    print(f"{call * 1e6:.1f} us a call, {least * 1e6:.1f} a launch")
+    assert call < 12 * least
+
+
+def PLANS(a):
+    view = arrays.view_of("a", a)
+    return [functions._plan_for("f4", False, view.shape, view.strides, view.address % 16 == 0, 0, 1, False, None, False, None)]
