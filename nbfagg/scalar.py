@@ -165,7 +165,9 @@ def log_sum_exp(maximum: float, total: float, law: Law, scale: float) -> float:
         return maximum if maximum > 0.0 else total
     mantissa, exponent = math.frexp(total)
     return (
-        math.log(2.0 * mantissa) + (exponent - 1.0 + shift(maximum, law)) * LN_2 + origin(maximum, law) * scale
+        math.log(2.0 * mantissa)
+        + (exponent - 1.0 + shift(maximum, law)) * LN_2
+        + origin(maximum, law) * scale
     )
 
 

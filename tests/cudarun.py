@@ -5,9 +5,9 @@ An array lies in the middle of a larger one, of which what is around it must not
 
 import math
 
+import cudasim
 import numpy as np
 
-import cudasim
 from nbfagg import inputs
 from nbfagg.cuda import geometry, kernels
 from nbfagg.cuda import plan as plans
@@ -45,7 +45,8 @@ def _flat(a):
 
 
 def lay(values, order=None, gap=0, offset=0):
-    """Give a copy whose axes lie in memory in this order, with so many numbers between the innermost ones' rows."""
+    """Give a copy whose axes lie in memory in this order, with so many numbers between the innermost ones'
+    rows."""
     order = tuple(range(values.ndim)) if order is None else order
     turned = values.transpose(order)
     *outer, inner = turned.shape
@@ -91,7 +92,9 @@ def run(plan, law, arrays, changes):
     assert not given["tickets"].any()
 
 
-def plan_for(a, batch_axis=0, keep_axis=1, where=None, lengths=None, scale=1.0, log=False, limits=TINY, out=None):
+def plan_for(
+    a, batch_axis=0, keep_axis=1, where=None, lengths=None, scale=1.0, log=False, limits=TINY, out=None
+):
     """Give the plan, and the mask as it is read."""
     storage = storage_of(a)
     batch, keep = inputs.as_axes(a.shape, batch_axis, keep_axis, lengths is not None)
@@ -150,7 +153,9 @@ def fagg_vjp(grad, a, alpha, *, grad_lse=None, out=None, **options):
     }
     changes |= {"OUT_BEGIN": begin, "OF_LSE": int(grad_lse is not None)}
     if grad_lse is not None:
-        arrays["grad_lse"] = np.asarray(cudasim.restored(np.asarray(grad_lse), result), plan.kind.real).reshape(-1)
+        arrays["grad_lse"] = np.asarray(
+            cudasim.restored(np.asarray(grad_lse), result), plan.kind.real
+        ).reshape(-1)
     run(plan, law_for(options.get("scale", 1.0), plan.kind), arrays, changes)
     return cudasim.restored(np.ascontiguousarray(out), result)
 

@@ -72,7 +72,9 @@ def _run_warp(threads, order):
         if not shuffling:
             return moved
         if len(shuffling) != len(threads) or len({t.waits for t in threads}) > 1:
-            raise Fault(f"{len(shuffling)} of {len(threads)} lanes at a shuffle: {[t.waits for t in threads]}")
+            raise Fault(
+                f"{len(shuffling)} of {len(threads)} lanes at a shuffle: {[t.waits for t in threads]}"
+            )
         values = [t.value for t in threads]
         for thread in threads[::order]:
             thread.waits = None
@@ -96,7 +98,7 @@ def _run_block(kernel, block, size, arguments, order):
             return
         if all(t.waits and t.waits[0] == "barrier" for t in live):
             if len(live) < size or len({t.waits for t in live}) > 1:
-                raise Fault(f"{len(live)} of {size} threads at a barrier: {({t.waits for t in live})}")
+                raise Fault(f"{len(live)} of {size} threads at a barrier: { ({t.waits for t in live}) }")
             for thread in threads:
                 thread.waits = None
         elif not any(moved):
@@ -160,7 +162,7 @@ def _area(count, real):
 
 def _arithmetic(real):
     wide = real is np.float64
-    bits, bias, word = (52, 1023, np.uint64) if wide else (23, 127, np.uint32)
+    bits, word = (52, np.uint64) if wide else (23, np.uint32)
     fused = _LIBM.fma if wide else _LIBM.fmaf
     mask = (1 << (8 * word().itemsize)) - 1
 
@@ -200,7 +202,8 @@ def _arithmetic(real):
         return real(mantissa), real(exponent)
 
     names = SimpleNamespace(
-        inf=real(math.inf), isinf=math.isinf, isnan=math.isnan, log=lambda x: real(np.log(x)), exp=lambda x: real(np.exp(x)),
+        inf=real(math.inf), isinf=math.isinf, isnan=math.isnan, log=lambda x: real(np.log(x)), exp=lambda x:
+        real(np.exp(x)),
         ceil=lambda x: real(np.ceil(x)), frexp=frexp,
     )  # fmt: skip
     return SimpleNamespace(
@@ -272,5 +275,3 @@ def make(kind):
         load=load, load_result=load_result, load_vector=load_vector, load_anywhere=load_anywhere,
         store=store, store_vector=store_vector, **vars(_arithmetic(real)),
     )  # fmt: skip
-
-

@@ -57,7 +57,8 @@ def count(code, loop, pattern):
 def shortest_turn(code, loop, pattern, least):
     """Give the fewest instructions of a turn of a loop that comes past at least so many of `pattern`.
 
-    Dijkstra from the loop's head to its branch backward, over (place, how many were seen). None if no turn does.
+    Dijkstra from the loop's head to its branch backward, over (place, how many were seen). None if no turn
+    does.
     """
     best = {}
     heap = [(0, loop.first, 0)]

@@ -1,7 +1,10 @@
-"""The machine code of every CUDA kernel, for sm_80 and sm_90, with no GPU: what it uses, and what a logit costs.
+"""The machine code of every CUDA kernel, for sm_80 and sm_90, with no GPU: what it uses, and what a logit
+costs.
 
-The budget of a main loop is what a multiprocessor can issue while its share of 4.3 TB/s comes in: 128 lanes a clock
-of 1.755 GHz on 132 of them are 27.6 instructions for each 4 bytes. So a loop may take that for each logit, and as
+The budget of a main loop is what a multiprocessor can issue while its share of 4.3 TB/s comes in: 128 lanes
+a clock
+of 1.755 GHz on 132 of them are 27.6 instructions for each 4 bytes. So a loop may take that for each logit,
+and as
 much more as it moves more bytes for it: a mask's byte, a gradient's write.
 """
 
@@ -31,7 +34,8 @@ FLOATS = [kind_of(storage) for storage in ("f4", "f8", "f2", "b2")]
 OTHERS = [kind_of(storage) for storage in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")]
 WIDENED = [kind_of(storage, widened=True) for storage in ("f4", "f2", "b2")]
 BYTES_FOR_27 = 4.3e12 / 132 / 1.755e9 / 128
-# Main loops: the instructions of memory that a turn has, in what number for one vector of 16 bytes (or one number),
+# Main loops: the instructions of memory that a turn has, in what number for one vector of 16 bytes (or one
+# number),
 # and the bytes moved for each number besides the number itself.
 VECTOR, SINGLE = r"LDG.*\.128", r"LDG(?!.*\.128)"
 
@@ -47,7 +51,9 @@ def tool(name):
 
 
 PTXAS, NVDISASM = tool("ptxas"), tool("nvdisasm")
-pytestmark = pytest.mark.skipif(not (PTXAS and NVDISASM), reason="no ptxas or nvdisasm (pip install '.[cuda-code]')")
+pytestmark = pytest.mark.skipif(
+    not (PTXAS and NVDISASM), reason="no ptxas or nvdisasm (pip install '.[cuda-code]')"
+)
 
 
 class Code(NamedTuple):
@@ -125,7 +131,8 @@ def test_a_kernel_keeps_to_its_registers(codes, name):
     if case.kernel == "rows_gradient":
         assert any(c.name.startswith("STG") and ".128" in c.name for c in parsed)
     exponentials = sum(c.name == "MUFU.EX2" for c in parsed)
-    if case.kernel.startswith(("rows", "walk")):
+    # Gradients of log alpha take one more for each token, of any type.
+    if case.kernel.startswith(("rows", "walk")) and "gradient" not in case.kernel:
         assert bool(exponentials) == case.kind.half
 
 
@@ -143,6 +150,9 @@ BEYOND = {("walk", 2): 1.1, ("walk_masked", 2): 1.05}
 def cost(code, kernel, kind):
     """Give the instructions a number of a kernel's main loop."""
     pattern, least, count = LOOPS[kernel]
+    if kernel == "rows_unaligned" and kind.item == 8:
+        # Of the second 16 bytes half is wanted, and read.
+        least = 4
     numbers = count * (kind.vector if pattern == VECTOR else 1)
     turns = [
         turn
@@ -153,7 +163,9 @@ def cost(code, kernel, kind):
     return min(turns) / numbers
 
 
-@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.kernel in LOOPS and case.kind in FLOATS])
+@pytest.mark.parametrize(
+    "name", [n for n, case in CASES.items() if case.kernel in LOOPS and case.kind in FLOATS]
+)
 def test_a_logit_costs_less_than_its_bytes(codes, name):
     case = CASES[name]
     paid = cost(sass.parse(codes[name].text), case.kernel, case.kind)
@@ -165,14 +177,19 @@ def test_a_logit_costs_less_than_its_bytes(codes, name):
         assert paid <= {4: 27, 2: 13, 8: 55}[case.kind.item]
 
 
-@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.kernel == "rows_gradient" and case.kind in FLOATS])
+@pytest.mark.parametrize(
+    "name", [n for n, case in CASES.items() if case.kernel == "rows_gradient" and case.kind in FLOATS]
+)
 def test_a_gradient_costs_less_than_its_bytes(codes, name):
-    """A logit is looked at twice: for its token's total, as by `rows`, and to write; all of that loop counts."""
+    """A logit is looked at twice: for its token's total, as by `rows`, and to write; all of that loop
+    counts."""
     case = CASES[name]
     code = sass.parse(codes[name].text)
     first = sass.loops(code)
     total = min(
-        turn for loop in first if loop.last - loop.first < 2500 and (turn := sass.shortest_turn(code, loop, VECTOR, 4))
+        turn
+        for loop in first
+        if loop.last - loop.first < 2500 and (turn := sass.shortest_turn(code, loop, VECTOR, 4))
     ) / (4 * case.kind.vector)
     writing = [
         loop.last - loop.first + 1

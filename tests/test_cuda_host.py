@@ -1,4 +1,5 @@
-"""The way from a device array to a launch, on a driver that has no GPU: standin.c, whose launches go to the simulator."""
+"""The way from a device array to a launch, on a driver that has no GPU: standin.c, whose launches go to the
+simulator."""
 
 import ctypes
 import gc
@@ -22,7 +23,14 @@ COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 HERE = __file__.rsplit("/", 1)[0]
 LAUNCH = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64
+    None,
+    ctypes.c_void_p,
+    ctypes.c_uint,
+    ctypes.c_uint,
+    ctypes.c_uint,
+    ctypes.c_uint64,
+    ctypes.c_void_p,
+    ctypes.c_uint64,
 )
 
 
@@ -45,7 +53,11 @@ def gpu(standin, monkeypatch, tmp_path):
     """A driver whose kernels run in the simulator, with limits that send small arrays every way."""
     monkeypatch.setattr(driver, "NAME", str(standin))
     monkeypatch.setattr(build, "folder", lambda: tmp_path)
-    monkeypatch.setattr(build, "ptx_of", lambda kind, kernel, target, block: (f"{kernel} {kind.storage} {int(kind.wide)}", "entry"))
+    monkeypatch.setattr(
+        build,
+        "ptx_of",
+        lambda kind, kernel, target, block: (f"{kernel} {kind.storage} {int(kind.wide)}", "entry"),
+    )
     monkeypatch.setattr(build, "cubin_of", lambda ptx, target: ptx.encode())
     monkeypatch.setattr(plans, "STANDARD", cudarun.TINY)
     forget()
@@ -147,7 +159,12 @@ def logits(*shape, dtype=np.float32, seed=0):
 
 
 def test_fagg(gpu):
-    for shape, steps in (((5, 3, 8), ["rows"]), ((5, 3, 7), ["rows_unaligned"]), ((2, 30, 40), ["rows", "weights"]), ((2, 3, 600), ["rows"])):
+    for shape, steps in (
+        ((5, 3, 8), ["rows"]),
+        ((5, 3, 7), ["rows_unaligned"]),
+        ((2, 30, 40), ["rows", "weights"]),
+        ((2, 3, 600), ["rows"]),
+    ):
         gpu.clear()
         x = logits(*shape)
         alpha, lse = nbfagg.fagg(Array(x, stream=77), return_lse=True)
@@ -172,14 +189,18 @@ def test_options(gpu):
     np.testing.assert_allclose(values_of(alpha), exact, rtol=1e-5)
     # A mask that repeats itself is not expanded.
     alpha = nbfagg.fagg(Array(x), where=Array(where[:, :, :1]))
-    np.testing.assert_allclose(values_of(alpha), reference.oracle(x, where=where[:, :, :1]).astype(float), rtol=1e-6)
+    np.testing.assert_allclose(
+        values_of(alpha), reference.oracle(x, where=where[:, :, :1]).astype(float), rtol=1e-6
+    )
     alpha = nbfagg.fagg(Array(x.transpose(2, 0, 1)), batch_axis=(1,), keep_axis=(2,))
     np.testing.assert_allclose(values_of(alpha), reference.oracle(x).astype(float), rtol=1e-6)
     out = Array(np.zeros((4, 12), np.float32))
     assert nbfagg.fagg(Array(x), out=out) is out
     np.testing.assert_allclose(out.values, reference.oracle(x).astype(float), rtol=1e-6)
     integers = random.integers(0, 9, (3, 4, 5))
-    np.testing.assert_allclose(values_of(nbfagg.fagg(Array(integers))), reference.oracle(integers).astype(float))
+    np.testing.assert_allclose(
+        values_of(nbfagg.fagg(Array(integers))), reference.oracle(integers).astype(float)
+    )
     half = logits(3, 4, 16, dtype=np.float16)
     assert values_of(nbfagg.fagg(Array(half))).dtype == np.float16
     assert values_of(nbfagg.fagg(Array(half), return_lse=True)[1]).dtype == np.float32
@@ -192,7 +213,9 @@ def test_gradient_and_packed(gpu):
     g, of_lse = random.normal(size=(4, 12)).astype(np.float32), random.normal(size=4).astype(np.float32)
     alpha, lse = nbfagg.fagg(Array(x), return_lse=True)
     given = nbfagg.fagg_vjp((Array(g), Array(of_lse)), Array(x), alpha, lse, return_lse=True)
-    np.testing.assert_allclose(values_of(given), reference.fagg_vjp(g, x, grad_lse=of_lse).astype(float), atol=1e-6)
+    np.testing.assert_allclose(
+        values_of(given), reference.fagg_vjp(g, x, grad_lse=of_lse).astype(float), atol=1e-6
+    )
     rows, offsets = logits(30, 6), np.array([0, 4, 4, 30])
     alpha, lse = nbfagg.fagg_packed(Array(rows), Array(offsets), return_lse=True)
     exact, exact_lse = reference.fagg_packed(rows, offsets, return_lse=True)
@@ -231,7 +254,9 @@ class OnlyDLPack:
 
 def test_dlpack(gpu):
     x = np.random.default_rng(0).normal(0, 3, (3, 4, 8)).astype(np.float32)
-    np.testing.assert_allclose(values_of(nbfagg.fagg(OnlyDLPack(x))), reference.oracle(x).astype(float), rtol=1e-6)
+    np.testing.assert_allclose(
+        values_of(nbfagg.fagg(OnlyDLPack(x))), reference.oracle(x).astype(float), rtol=1e-6
+    )
     brain = cudasim.stored(x, "b2")
     alpha = values_of(nbfagg.fagg(OnlyDLPack(brain, code=4)))
     exact = reference.oracle(cudasim.restored(brain, "b2").astype(float)).astype(float)
@@ -241,36 +266,54 @@ def test_dlpack(gpu):
         nbfagg.fagg(OnlyDLPack(x, code=5))
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda x: nbfagg.fagg(Array(x), where=x > 0), TypeError, r"where is a ndarray on the host"),
-        (lambda x: nbfagg.fagg(Array(x), lengths=[1, 2, 3]), TypeError, r"lengths is a list on the host"),
-        (lambda x: nbfagg.fagg(Array(x), lengths=Array(np.ones(3, np.int32))), TypeError, r"lengths has numbers i4.*int64"),
-        (lambda x: nbfagg.fagg(Array(x), lengths=Array(np.ones(4, np.int64))), ValueError, r"lengths has shape \(4,\)"),
-        (lambda x: nbfagg.fagg(Array(x), where=Array(x[:, :2] > 0)), ValueError, r"where has shape .*broadcast"),
-        (lambda x: nbfagg.fagg(Array(x), where=Array(x)), TypeError, r"where has numbers f4"),
-        (lambda x: nbfagg.fagg(Array(x), keep_axis=5), ValueError, r"keep_axis=5 is out of range"),
-        (lambda x: nbfagg.fagg(Array(x), out=Array(np.zeros((3, 5), np.float32))), ValueError, r"out has shape \(3, 5\)"),
-        (lambda x: nbfagg.fagg(Array(x), out=Array(np.zeros((3, 4)))), TypeError, r"out has numbers f8"),
-        (lambda x: nbfagg.fagg(Array(x), out=Array(np.zeros((3, 4), np.float32), readonly=True)), ValueError, "not writeable"),
-        (lambda x: nbfagg.fagg(Array(x), out=Array(x[:, :, 0])), ValueError, "shares memory with a"),
-        (lambda x: nbfagg.fagg(Array(x), out=Array(np.zeros((4, 3), np.float32).T)), ValueError, "in one piece"),
-        (lambda x: nbfagg.fagg(Array(x), scale=0), ValueError, "scale=0"),
-        (lambda x: nbfagg.fagg(Array(x.astype(complex))), TypeError, "a has type <c16"),
-        (lambda x: nbfagg.fagg(Array(x.astype(">f4"))), TypeError, "a has type >f4"),
-        (lambda x: nbfagg.fagg(Array(x, mask=Array(x))), TypeError, "mask in its interface"),
-        (lambda x: nbfagg.fagg(Array(np.array(x[0, 0, 0]))), ValueError, "scalar"),
-        (lambda x: nbfagg.fagg(Array(np.zeros((2, 3, 2, 3, 2, 3, 2, 3, 2, 3), np.float32)[::2, ::2, ::2, ::2, ::2, ::2, ::2, ::2, ::2, ::2].repeat(1)
-            .reshape(1, 2, 1, 2, 1, 2, 1, 2, 1, 2)), keep_axis=0, batch_axis=0), ValueError, "share an axis"),
-        (lambda x: nbfagg.fagg_packed(Array(x), Array(np.zeros((2, 2), np.int64))), ValueError, "offsets has shape"),
-        (lambda x: nbfagg.fagg_vjp(Array(x), Array(x), Array(x), None), ValueError, r"grad has shape \(3, 4, 8\)"),
-        (lambda x: nbfagg.State.of(Array(x)), NotImplementedError, "State.of takes no arrays"),
-    ],
-)  # fmt: skip
+def zeros(*shape, dtype=np.float32, **interface):
+    return Array(np.zeros(shape, dtype), **interface)
+
+
+BAD = [
+    (lambda x: nbfagg.fagg(Array(x), where=x > 0), TypeError, "where is a ndarray on the host"),
+    (lambda x: nbfagg.fagg(Array(x), lengths=[1, 2, 3]), TypeError, "lengths is a list on the host"),
+    (
+        lambda x: nbfagg.fagg(Array(x), lengths=zeros(3, dtype="i4")),
+        TypeError,
+        "lengths has numbers i4.*int64",
+    ),
+    (lambda x: nbfagg.fagg(Array(x), lengths=zeros(4, dtype="i8")), ValueError, r"lengths has shape \(4,\)"),
+    (lambda x: nbfagg.fagg(Array(x), where=Array(x[:, :2] > 0)), ValueError, "where has shape .*broadcast"),
+    (lambda x: nbfagg.fagg(Array(x), where=Array(x)), TypeError, "where has numbers f4"),
+    (lambda x: nbfagg.fagg(Array(x), keep_axis=5), ValueError, "keep_axis=5 is out of range"),
+    (lambda x: nbfagg.fagg(Array(x), keep_axis=0), ValueError, "share an axis"),
+    (lambda x: nbfagg.fagg(Array(x), out=zeros(3, 5)), ValueError, r"out has shape \(3, 5\)"),
+    (lambda x: nbfagg.fagg(Array(x), out=zeros(3, 4, dtype="f8")), TypeError, "out has numbers f8"),
+    (lambda x: nbfagg.fagg(Array(x), out=zeros(3, 4, readonly=True)), ValueError, "not writeable"),
+    (lambda x: nbfagg.fagg(Array(x), out=Array(x[:, :, 0])), ValueError, "shares memory with a"),
+    (lambda x: nbfagg.fagg(Array(x), out=Array(np.zeros((4, 3), "f4").T)), ValueError, "in one piece"),
+    (lambda x: nbfagg.fagg(Array(x), scale=0), ValueError, "scale=0"),
+    (lambda x: nbfagg.fagg(Array(x.astype(complex))), TypeError, "a has type <c16"),
+    (lambda x: nbfagg.fagg(Array(x.astype(">f4"))), TypeError, "a has type >f4"),
+    (lambda x: nbfagg.fagg(Array(x, mask=Array(x))), TypeError, "mask in its interface"),
+    (lambda x: nbfagg.fagg(Array(np.array(x[0, 0, 0]))), ValueError, "scalar"),
+    (lambda x: nbfagg.fagg_packed(Array(x), zeros(2, 2, dtype="i8")), ValueError, "offsets has shape"),
+    (
+        lambda x: nbfagg.fagg_vjp(Array(x), Array(x), Array(x), None),
+        ValueError,
+        r"grad has shape \(3, 4, 8\)",
+    ),
+    (lambda x: nbfagg.State.of(Array(x)), NotImplementedError, r"State\.of takes no arrays"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD)
 def test_bad_arguments(gpu, call, error, message):
     with pytest.raises(error, match=message):
         call(logits(3, 4, 8))
+    assert not gpu
+
+
+def test_too_many_axes(gpu):
+    a = np.zeros((2, 3) * 6, np.float32)[(slice(None), slice(None, None, 2)) * 6]
+    with pytest.raises(NotImplementedError, match=r"summed axes, no two of which.*contiguous copy"):
+        nbfagg.fagg(Array(a))
     assert not gpu
 
 
@@ -286,7 +329,9 @@ def test_no_memory(gpu):
     x = logits(2, 30, 40)
     out = Array(np.full((2, 30), 7, np.float32))
     gpu.library.standin_fail(b"cuMemAlloc", 2)
-    with pytest.raises(MemoryError, match=r"no GPU memory \(\d+ bytes\) for a workspace; nothing was written"):
+    with pytest.raises(
+        MemoryError, match=r"no GPU memory \(\d+ bytes\) for a workspace; nothing was written"
+    ):
         nbfagg.fagg(Array(x), out=out)
     with pytest.raises(MemoryError, match="for the result"):
         nbfagg.fagg(Array(x))
@@ -322,7 +367,7 @@ def test_driver_that_does_not_start(gpu, code, message):
 def test_no_driver(monkeypatch):
     monkeypatch.setattr(driver, "NAME", "libnothing.so.1")
     forget()
-    with pytest.raises(driver.DriverError, match="there is no libnothing.so.1; want NVIDIA's driver"):
+    with pytest.raises(driver.DriverError, match=r"there is no libnothing\.so\.1; want NVIDIA's driver"):
         nbfagg.fagg(Array(logits(3, 4, 8)))
     forget()
 
@@ -375,7 +420,8 @@ def test_the_packing_of_parameters_is_what_a_kernel_declares():
 
 
 def test_a_call_is_a_few_times_its_launch(gpu):
-    """10 us a call are 9 launches of 1.1 us, as measured on an idle machine; in turns, for the machine may be busy."""
+    """10 us a call are 9 launches of 1.1 us, as measured on an idle machine; in turns, for the machine may
+    be busy."""
     gpu.library.standin_on_launch(LAUNCH())
     a, out = Array(logits(3, 10, 4, 8)), Array(np.zeros((3, 10), np.float32))
     a.interface["stream"] = 9
@@ -385,7 +431,9 @@ def test_a_call_is_a_few_times_its_launch(gpu):
     driver.device(0).enter()
 
     def bare():
-        gpu.library.cuLaunchKernel(made.function, made.grid, 1, 1, 64, 1, 1, made.shared, 9, None, made.options)
+        gpu.library.cuLaunchKernel(
+            made.function, made.grid, 1, 1, 64, 1, 1, made.shared, 9, None, made.options
+        )
 
     def took(function):
         start = time.perf_counter()
@@ -402,4 +450,8 @@ def test_a_call_is_a_few_times_its_launch(gpu):
 
 def PLANS(a):
     view = arrays.view_of("a", a)
-    return [functions._plan_for("f4", False, view.shape, view.strides, view.address % 16 == 0, 0, 1, False, None, False, None)]
+    return [
+        functions._plan_for(
+            "f4", False, view.shape, view.strides, view.address % 16 == 0, 0, 1, False, None, False, None
+        )
+    ]

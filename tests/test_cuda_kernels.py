@@ -1,13 +1,18 @@
-"""The CUDA kernels in the simulator, beside the oracle: every way through the plan, in both orders of threads.
+"""The CUDA kernels in the simulator, beside the oracle: every way through the plan, in both orders of
+threads.
 
 Bounds. alpha: 4 ulp of float32 and one subnormal step, 3 ulp of float64, as promised; log and lse 2 ulp more
-(helpers.py says why). Half precision: its own rounding, 0.5 ulp, and 2**-20 of the value for the float32 result
-(an exponential within 2**-22, twice, and sums), which is 2**-9 ulp at most. Gradients: 12 ulp of the formula's
-largest term: 4 each of alpha in the row's sum and of the token's, 2 of the token's total, 2 of an exponential and
+(helpers.py says why). Half precision: its own rounding, 0.5 ulp, and 2**-20 of the value for the float32
+result
+(an exponential within 2**-22, twice, and sums), which is 2**-9 ulp at most. Gradients: 12 ulp of the
+formula's
+largest term: 4 each of alpha in the row's sum and of the token's, 2 of the token's total, 2 of an
+exponential and
 the products.
 """
 
 import functools
+import itertools
 import re
 from pathlib import Path
 from types import FunctionType
@@ -106,7 +111,9 @@ def assert_close(result, exact, storage, what):
             exponent = np.frexp(np.where(finite, exact, 1))[1]
             ulp = np.ldexp(1.0, np.maximum(exponent - info[0], info[1]))
             extra = (2.0**-20 if what == "alpha" else 2.0**-20 * np.maximum(1, np.abs(exact))) / 1
-            allowed = 0.5 * ulp + np.where(finite, np.abs(exact) * 2.0**-20 + (extra if what == "log" else 0), 0)
+            allowed = 0.5 * ulp + np.where(
+                finite, np.abs(exact) * 2.0**-20 + (extra if what == "log" else 0), 0
+            )
             good = np.where(finite, np.abs(result - exact) <= allowed, same(result, exact))
         assert good.all(), (what, result[~good], exact[~good])
         return
@@ -122,7 +129,9 @@ def assert_close(result, exact, storage, what):
             good &= (exact >= np.finfo(dtype).tiny) | ~(exact > 0) | (ulps <= 1)
         else:
             scale = np.spacing(np.maximum(1, np.abs(np.where(np.isfinite(exact), exact, 1))).astype(dtype))
-            good = np.where(np.isfinite(rounded), np.abs(result - exact) <= (bound + 2) * scale, same(result, rounded))
+            good = np.where(
+                np.isfinite(rounded), np.abs(result - exact) <= (bound + 2) * scale, same(result, rounded)
+            )
     assert good.all(), (what, result[~good], exact[~good], ulps[~good])
 
 
@@ -162,10 +171,12 @@ def test_gradient(name, storage):
         g = numbers(random, alpha.shape, storage)
         of_lse = numbers(random, (lse.size,), storage).reshape(lse.shape) if log else None
         given = cudarun.fagg_vjp(g, a, stored, grad_lse=of_lse, log=log, **options)
-        # Of half precision the kernel gets a rounded alpha, and so does the exact one, in effect, within that.
+        # Of half precision the kernel gets a rounded alpha, and so does the exact one, in effect, within
+        # that.
         exact, largest = reference.fagg_vjp_terms(
             plain(g, storage) if storage == "b2" else cudasim.restored(g, storage), x, log=log,
-            grad_lse=None if of_lse is None else np.asarray(cudasim.restored(of_lse, storage), np.float64), **options,
+            grad_lse=None if of_lse is None else np.asarray(cudasim.restored(of_lse, storage), np.float64),
+            **options,
         )  # fmt: skip
         unit = {"f4": 2.0**-23 * 12, "f8": 2.0**-52 * 12, "f2": 2.0**-9, "b2": 2.0**-6}[storage]
         if log:
@@ -195,7 +206,7 @@ def test_packed(shape, storage):
         g = numbers(random, (total,), storage)
         given = cudarun.fagg_packed(a, offsets, grad=g, alpha=cudasim.stored(alpha, storage))
         unit = {"f4": 2.0**-23 * 12, "f8": 2.0**-52 * 12, "f2": 2.0**-9, "b2": 2.0**-6}[storage]
-        for first, last in zip(offsets[:-1], offsets[1:], strict=True):
+        for first, last in itertools.pairwise(offsets):
             weight = np.asarray(cudasim.restored(g[first:last], storage), np.float64)[None]
             wanted, largest = reference.fagg_vjp_terms(weight, x[None, first:last])
             assert (np.abs(given[first:last] - wanted[0]) <= largest[0] * unit + 2.0**-23).all()
@@ -216,7 +227,15 @@ def test_a_row_has_the_same_bits_in_any_batch():
     np.testing.assert_array_equal(alone, whole[4:9])
 
 
-SPECIAL = ["whole rows", "whole rows, unaligned", "last block", "many tokens", "middle axis kept", "many steps", "mask beside"]
+SPECIAL = [
+    "whole rows",
+    "whole rows, unaligned",
+    "last block",
+    "many tokens",
+    "middle axis kept",
+    "many steps",
+    "mask beside",
+]
 
 
 @pytest.mark.parametrize("storage", FLOATS)
@@ -238,7 +257,7 @@ def test_semantics(name, storage):
         ([-INF], (0, -INF, -INF)), ([NAN], (NAN, NAN, NAN)), ([INF], (NAN, NAN, INF)),
         ([INF, NAN], (NAN, NAN, NAN)),
     ):  # fmt: skip
-        changed = a.copy(order="K") if not a.dtype == np.float16 else a.copy(order="K")
+        changed = a.copy(order="K")
         view = changed.view(np.uint16) if storage == "f2" else changed
         row = view[1]
         if values == [-INF]:
@@ -254,7 +273,10 @@ def test_semantics(name, storage):
             np.testing.assert_array_equal(result[others], before[others])
         g = np.ones(given[0].shape)
         slopes = cudarun.fagg_vjp(
-            cudasim.stored(g, storage), changed, cudasim.stored(np.ascontiguousarray(given[0]), storage), **options
+            cudasim.stored(g, storage),
+            changed,
+            cudasim.stored(np.ascontiguousarray(given[0]), storage),
+            **options,
         )
         if values == [-INF]:
             assert (slopes[1] == 0).all()
@@ -351,18 +373,36 @@ def all_results():
     """Give results and gradients of a few ways, or what fails."""
     out = []
     try:
-        for name in ("whole rows", "last block", "many tokens", "middle axis kept", "batch innermost", "mask, split", "lengths"):
+        for name in (
+            "whole rows",
+            "last block",
+            "many tokens",
+            "middle axis kept",
+            "batch innermost",
+            "mask, split",
+            "lengths",
+        ):
             a, options, _ = case(name, "f4")
             alpha, lse = cudarun.fagg(a, return_lse=True, **options)
-            out += [alpha, lse, cudarun.fagg_vjp(np.ones_like(np.ascontiguousarray(alpha)), a, alpha, **options)]
+            out += [
+                alpha,
+                lse,
+                cudarun.fagg_vjp(np.ones_like(np.ascontiguousarray(alpha)), a, alpha, **options),
+            ]
         a = cudarun.lay(np.random.default_rng(0).normal(0, 3, (90, 5)).astype(np.float32))
         alpha, lse = cudarun.fagg_packed(a, np.array([0, 70, 90]))
         grad = np.random.default_rng(1).normal(size=90).astype(np.float32)
         of_lse = np.ones(2, np.float32)
-        out += [alpha, lse, cudarun.fagg_packed(a, np.array([0, 70, 90]), grad=grad, alpha=alpha, grad_lse=of_lse)]
+        out += [
+            alpha,
+            lse,
+            cudarun.fagg_packed(a, np.array([0, 70, 90]), grad=grad, alpha=alpha, grad_lse=of_lse),
+        ]
         many = cudarun.lay(np.random.default_rng(2).normal(0, 3, (1, 200, 4)).astype(np.float32))
         alpha = cudarun.fagg(many)
-        out += [cudarun.fagg_vjp(np.random.default_rng(1).normal(size=(1, 200)).astype(np.float32), many, alpha)]
+        out += [
+            cudarun.fagg_vjp(np.random.default_rng(1).normal(size=(1, 200)).astype(np.float32), many, alpha)
+        ]
     except cudasim.Fault as fault:
         return str(fault)
     return out
@@ -374,7 +414,9 @@ def equal(one, two):
     return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(one, two, strict=True))
 
 
-@pytest.mark.parametrize(("module", "place"), BARRIERS, ids=[f"{m.__name__.split('.')[-1]}-{i}" for m, i in BARRIERS])
+@pytest.mark.parametrize(
+    ("module", "place"), BARRIERS, ids=[f"{m.__name__.split('.')[-1]}-{i}" for m, i in BARRIERS]
+)
 def test_every_barrier_is_needed(module, place, order, monkeypatch):
     if order == -1:
         pytest.skip("both orders are run at once")

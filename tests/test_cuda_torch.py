@@ -1,4 +1,5 @@
-"""Tensors on a GPU, played by CPU tensors: the stand-in driver's memory is the host's, its launches are simulated.
+"""Tensors on a GPU, played by CPU tensors: the stand-in driver's memory is the host's, its launches are
+simulated.
 
 What only a GPU can show (streams, graphs, several devices) is not shown here.
 """
@@ -8,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from test_cuda_host import gpu, standin  # noqa: F401
+from test_cuda_host import gpu, standin  # noqa: E402, F401
 
-import nbfagg
-from nbfagg import reference
-from nbfagg.torch import device, functions, operators
+import nbfagg  # noqa: E402
+from nbfagg import reference  # noqa: E402
+from nbfagg.torch import device, functions, operators  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,14 @@ def test_gradient(played, batch, keep, log):
     )
     np.testing.assert_allclose(a.grad.numpy(), wanted.astype(float), atol=1e-13)
     found = nbfagg.fagg_vjp(
-        (g, h), a.detach(), alpha.detach(), lse.detach(), batch_axis=batch, keep_axis=keep, log=log, return_lse=True
+        (g, h),
+        a.detach(),
+        alpha.detach(),
+        lse.detach(),
+        batch_axis=batch,
+        keep_axis=keep,
+        log=log,
+        return_lse=True,
     )
     np.testing.assert_allclose(found.numpy(), wanted.astype(float), atol=1e-13)
     assert any("gradient" in entry[0] for entry in played)
@@ -119,5 +127,5 @@ def test_what_is_on_the_host_is_refused(monkeypatch):
         nbfagg.fagg(a, where=a > 0)
     with pytest.raises(TypeError, match="lengths is a list on the host"):
         nbfagg.fagg(a, lengths=[1, 2, 3])
-    with pytest.raises(NotImplementedError, match="State.of takes no arrays"):
+    with pytest.raises(NotImplementedError, match=r"State\.of takes no arrays"):
         nbfagg.State.of(a)

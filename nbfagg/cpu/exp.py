@@ -64,6 +64,7 @@ P_WIDE = tuple(
     )
 )
 
+
 def polynomial(f):
     """Give P(f) for a vector f in [-1/2, 1/2]."""
     raise NotImplementedError("for compiled code")

@@ -49,7 +49,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleNamespace:
 
         @jit
         def told(m, s, v):
-            """Give NaN for the maximum if a vector holds one, by which its sum is none; the hardware's drops it."""
+            """Give NaN for the maximum if a vector holds one, as its sum tells; the hardware's drops it."""
             if s == s:
                 return m
             for x in v:
@@ -119,7 +119,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleNamespace:
 
 
 def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, aligned: bool) -> SimpleNamespace:
-    """Give the device functions that take in one cell in one piece: a lane's share, and all lanes together."""
+    """Give the device functions for a cell in one piece: a lane's share, and all lanes together."""
     jit, load, shuffle, maximum = P.jit, P.load, P.shuffle, P.maximum
     vector = P.load_vector if aligned else P.load_anywhere
     ZERO, NINF, lifted, point_for = F.ZERO, F.NINF, F.lifted, F.point_for

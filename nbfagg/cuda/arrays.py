@@ -19,7 +19,7 @@ _DLPACK_CUDA = 2
 
 
 class View(NamedTuple):
-    """Where an array lies: address, shape, strides in bytes, its numbers as in fields.KINDS ("b1": boolean)."""
+    """Where an array lies: strides in bytes, numbers by their names in fields.KINDS ("b1": boolean)."""
 
     address: int
     shape: tuple[int, ...]
@@ -151,9 +151,7 @@ def view_of(name: str, a: Any) -> View:
     strides = c_strides(shape, int(storage[1])) if strides is None else tuple(strides)
     stream = interface.get("stream")
     address = address or 0
-    return View(
-        address, shape, strides, storage, not readonly, _device_of(a, address), _stream_of(a, stream)
-    )
+    return View(address, shape, strides, storage, not readonly, _device_of(a, address), _stream_of(a, stream))
 
 
 @functools.cache
@@ -178,7 +176,7 @@ def _device_of(a: Any, address: int) -> int:
 
 
 def _stream_of(a: Any, given: int | None) -> int:
-    """Give the stream that work on an array is queued on: the library's current one, or that of the interface."""
+    """Give the stream for work on an array: its library's current one, or that of the interface."""
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(a, cupy.ndarray):
         return int(cupy.cuda.get_current_stream().ptr)
@@ -219,7 +217,9 @@ def _from_dlpack(name: str, a: Any) -> View:
         )
     item = tensor.bits // 8
     shape = tuple(tensor.shape[: tensor.ndim])
-    strides = tuple(n * item for n in tensor.strides[: tensor.ndim]) if tensor.strides else c_strides(shape, item)
+    strides = (
+        tuple(n * item for n in tensor.strides[: tensor.ndim]) if tensor.strides else c_strides(shape, item)
+    )
     address = (tensor.data or 0) + tensor.offset
     return View(address, shape, strides, storage, True, tensor.number, 0)
 

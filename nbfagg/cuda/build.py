@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import os
 import re
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nbfagg.cuda.kinds import Kind
 
@@ -25,11 +26,13 @@ TOOLS = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
 def blocks_of(kind: Kind, kernel: str) -> int:
     """Give how many blocks of 256 threads a multiprocessor has to have registers for.
 
-    64 registers a thread, 80 in walks and gradients, 128 in float64: with fewer, some kernels spill.
+    64 registers a thread; 80 in walks, gradients and unaligned half precision; 128 in float64, and all there
+    are where halves come to it eight at a time: with fewer, they spill.
     """
     if kind.wide:
-        return 2
-    return 3 if kernel.startswith("walk") or "gradient" in kernel else 4
+        return 1 if kind.item == 2 else 2
+    heavy = kernel.startswith("walk") or "gradient" in kernel or (kind.half and kernel.endswith("unaligned"))
+    return 3 if heavy else 4
 
 
 class Built(NamedTuple):
@@ -72,7 +75,8 @@ def folder() -> Path | None:
 
 def ptx_of(kind: Kind, kernel: str, target: tuple[int, int], block: int) -> tuple[str, str]:
     """Compile a kernel: its PTX, and its name there."""
-    from nbfagg.cuda import prims
+    # Untyped: kernels and what they are made of are typed by Numba.
+    prims: Any = importlib.import_module("nbfagg.cuda.prims")
     from nbfagg.cuda.kernels import KERNELS
 
     made = KERNELS[kernel]
@@ -89,7 +93,9 @@ def cubin_of(ptx: str, target: tuple[int, int]) -> bytes:
     """Make machine code of PTX."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
-    linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=f"sm_{target[0]}{target[1]}"))
+    linker = Linker(
+        ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=f"sm_{target[0]}{target[1]}")
+    )
     return bytes(linker.link("cubin").code)
 
 
@@ -131,4 +137,3 @@ def keep(made: Built, path: Path) -> None:
         os.replace(file.name, path)
     except OSError:
         pass
-

@@ -19,7 +19,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
     real, jit, sync, get, put, store = kind.real, P.jit, P.sync, P.get, P.put, P.store
     integer = P.integer
     merge, rescale, quotient, log_distance = F.merge, F.rescale, F.quotient, F.log_distance
-    add_exactly, log_sum_exp = F.add_exactly, F.log_sum_exp
+    log_sum_exp = F.log_sum_exp
     names = P.math
     ZERO, ONE, NINF = F.ZERO, F.ONE, F.NINF
     INF, NAN = real(math.inf), real(math.nan)
@@ -37,9 +37,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
         m, s, rest = NINF, ZERO, ZERO
         i = first + t
         while i < last:
-            m, s, rest = merge(
-                m, s, rest, get(cells, base + i), get(cells, sums_at + base + i), ZERO, law
-            )
+            m, s, rest = merge(m, s, rest, get(cells, base + i), get(cells, sums_at + base + i), ZERO, law)
             i += span
         return m, s, rest
 
@@ -58,9 +56,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
         d = span >> 1
         while d > 0:
             if t < d:
-                m, s, rest = merge(
-                    m, s, rest, get(a, tid + d), get(b, tid + d), get(c, tid + d), law
-                )
+                m, s, rest = merge(m, s, rest, get(a, tid + d), get(b, tid + d), get(c, tid + d), law)
                 put(a, tid, m)
                 put(b, tid, s)
                 put(c, tid, rest)
@@ -83,17 +79,19 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
         return quotient(s * rescale(m, M, law), total, rest, inverse)
 
     @jit
-    def write_tokens(cells, base, sums_at, first, last, t, span, splits, M, total, rest, logarithm, law, out, at):
+    def write_tokens(
+        cells, base, sums_at, first, last, t, span, splits, M, total, rest, logarithm, law, out, at
+    ):
         """Write the weights of tokens [first, last) of a row, whose cells begin at `base`."""
         inverse = ONE / total
-        l = first + t
-        while l < last:
-            m, s = get(cells, base + l * splits), get(cells, sums_at + base + l * splits)
+        token = first + t
+        while token < last:
+            m, s = get(cells, base + token * splits), get(cells, sums_at + base + token * splits)
             if splits > 1:
-                m, s, less = gather(cells, base, sums_at, l * splits, (l + 1) * splits, 0, 1, law)
+                m, s, less = gather(cells, base, sums_at, token * splits, (token + 1) * splits, 0, 1, law)
                 s += less
-            store(out, at + l, weight(m, s, M, total, rest, inverse, logarithm, law))
-            l += span
+            store(out, at + token, weight(m, s, M, total, rest, inverse, logarithm, law))
+            token += span
 
     @jit
     def row_lse(M, total, rest, law):
@@ -124,4 +122,12 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
         end = min(max(integer(limits, row + 1), begin), geo[ALL_TOKENS])
         return begin, end - begin
 
-    return SimpleNamespace(whole_row=whole_row, limits_of=limits_of, gather=gather, meet=meet, weight=weight, write_tokens=write_tokens, row_lse=row_lse)
+    return SimpleNamespace(
+        whole_row=whole_row,
+        limits_of=limits_of,
+        gather=gather,
+        meet=meet,
+        weight=weight,
+        write_tokens=write_tokens,
+        row_lse=row_lse,
+    )

@@ -11,8 +11,6 @@ import math
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from nbfagg import scalar
 from nbfagg.cuda.kinds import Kind
 
@@ -112,7 +110,7 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
 
         @jit
         def point_for(m, law):
-            """Give the point that `exponential` wants: not lifted, for a number near 80 has few bits behind its point."""
+            """Give the point that `exponential` wants: not lifted, for a float32 near 80 is coarse."""
             exponent = shift(m, law)
             return origin(m, law), (exponent - DEPTH) * law[INVERSE], -exponent
 
@@ -142,7 +140,7 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
 
     @jit
     def rescale(old, new, law):
-        """Give the factor that moves a sum from the point of `old` to that of `new` >= `old`, as scalar.rescale.
+        """Give the factor that moves a sum from the point of `old` to that of `new`, as scalar.rescale.
 
         By the exponential, which is exact where the points are powers of two: float32 cannot hold
         a distance of 2**21 and its fraction. 0 for a maximum of -inf, which holds nothing.

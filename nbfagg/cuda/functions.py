@@ -81,7 +81,9 @@ def _integers(name: str, given: Any, a: View, shape: tuple[int | None]) -> View:
     return found
 
 
-def _result(out: Any, like: Any, shape: tuple[int, ...], storage: str, a: View, name: str = "out") -> View | None:
+def _result(
+    out: Any, like: Any, shape: tuple[int, ...], storage: str, a: View, name: str = "out"
+) -> View | None:
     """Check an `out` that is written in one piece."""
     if out is None:
         return None
@@ -155,8 +157,8 @@ def fagg(
     if place is not None:
         if place.strides != found.strides and 0 not in place.shape:
             raise ValueError(
-                f"nbfagg: out has strides {place.strides}; want {found.strides}, batch axes and then kept ones in "
-                "one piece in memory"
+                f"nbfagg: out has strides {place.strides}; want "
+                f"{found.strides}, batch axes and then kept ones in one piece in memory"
             )
         alpha, addresses["alpha"] = out, place.address
     else:
@@ -306,7 +308,9 @@ def _place_of_gradient(a: Any, view: View, out: Any, storage: str) -> tuple[Any,
     found = _beside("out", out, view)
     wanted = f"want shape {view.shape} and numbers {storage}"
     if found.shape != view.shape or found.storage != storage or not found.writeable:
-        raise ValueError(f"nbfagg: out has shape {found.shape} and numbers {found.storage}; {wanted}, writeable")
+        raise ValueError(
+            f"nbfagg: out has shape {found.shape} and numbers {found.storage}; {wanted}, writeable"
+        )
     if found[:4] != view[:4]:
         _apart("out", found, a=view)
     return out, found
@@ -345,5 +349,6 @@ def fagg_packed_vjp(
 def state_of(a: Any, **keywords: Any) -> Any:
     """Refuse: states are kept on the host."""
     raise NotImplementedError(
-        "nbfagg: a is on a GPU, where State.of takes no arrays; want fagg of all logits, or a copy on the host"
+        "nbfagg: a is on a GPU, where State.of takes no arrays; want fagg of all logits, or a copy "
+        "on the host"
     )

@@ -66,10 +66,10 @@ def make_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
         row = divide(number(), pieces)
         piece = number() - row * pieces
         s, rest = ZERO, ZERO
-        l = piece * geo[DOT_TOKENS] + tid
+        token = piece * geo[DOT_TOKENS] + tid
         last = min((piece + 1) * geo[DOT_TOKENS], geo[TOKENS])
-        while l < last:
-            g, w = load(grad, row * geo[TOKENS] + l), load(alpha, row * geo[TOKENS] + l)
+        while token < last:
+            g, w = load(grad, row * geo[TOKENS] + token), load(alpha, row * geo[TOKENS] + token)
             if geo[LOG]:
                 # Of a token that holds nothing, no gradient counts.
                 s, lost = add_exactly(s, ZERO if w == NINF else g)
@@ -78,7 +78,7 @@ def make_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
                 product = g * w
                 s, lost = add_exactly(s, product)
                 rest += lost + fma(g, w, -product)
-            l += BLOCK
+            token += BLOCK
         s, rest = add_up(s, rest, tid, scratch)
         if tid == 0:
             if geo[OF_LSE] and piece == 0:
@@ -138,9 +138,9 @@ def make_packed_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
         scratch = maxima(), sums(), rests()
         first, tokens = limits_of(limits, number(), geo)
         s, rest = ZERO, ZERO
-        l = tid
-        while l < tokens:
-            g, w = load(grad, first + l), load(alpha, first + l)
+        token = tid
+        while token < tokens:
+            g, w = load(grad, first + token), load(alpha, first + token)
             if geo[LOG]:
                 s, lost = add_exactly(s, ZERO if w == NINF else g)
                 rest += lost
@@ -148,7 +148,7 @@ def make_packed_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
                 product = g * w
                 s, lost = add_exactly(s, product)
                 rest += lost + fma(g, w, -product)
-            l += BLOCK
+            token += BLOCK
         s, rest = add_up(s, rest, tid, scratch)
         a, b, _ = scratch
         if tid == 0 and geo[OF_LSE]:
@@ -157,11 +157,11 @@ def make_packed_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
             put(b, 0, rest + lost)
         sync()
         t = get(a, 0) + get(b, 0)
-        l = tid
-        while l < tokens:
-            value = factor(load(grad, first + l), load(alpha, first + l), t, geo[LOG], law)
-            put(work, geo[DOTS] + first + l, value)
-            l += BLOCK
+        token = tid
+        while token < tokens:
+            value = factor(load(grad, first + token), load(alpha, first + token), t, geo[LOG], law)
+            put(work, geo[DOTS] + first + token, value)
+            token += BLOCK
 
     return packed_dots
 
@@ -238,8 +238,8 @@ def make_rows(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     store_vector = P.store_vector
     V = kind.vector
     BLOCK = block
-    (ROWS, TOKENS, TERMS, SPLITS, CHUNK, LANES, ROW_PITCH, TOKEN_PITCH, LIMITED, BEGIN, OUT_ROW_PITCH) = (
-        geometry.ROWS, geometry.TOKENS, geometry.TERMS, geometry.SPLITS, geometry.CHUNK, geometry.LANES,
+    (TOKENS, TERMS, SPLITS, CHUNK, LANES, ROW_PITCH, TOKEN_PITCH, LIMITED, BEGIN, OUT_ROW_PITCH) = (
+        geometry.TOKENS, geometry.TERMS, geometry.SPLITS, geometry.CHUNK, geometry.LANES,
         geometry.ROW_PITCH, geometry.TOKEN_PITCH, geometry.LIMITED, geometry.BEGIN, geometry.OUT_ROW_PITCH,
     )  # fmt: skip
 
@@ -279,7 +279,7 @@ def make_rows(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
             i = 0
             for x in v:
                 store(out, at + i, x)
-                i += 1
+                i += 1  # noqa: SIM113  Numba does not unroll enumerate
 
     @jit
     def put_share(a, out, start, to, count, lane, lanes, point, c, law):

@@ -70,7 +70,7 @@ STANDARD = Limits()
 
 @dataclass(frozen=True)
 class Step:
-    """One launch: a kernel's name, how many blocks, and numbers of the arithmetic in dynamic shared memory."""
+    """One launch: a kernel, how many blocks, and numbers of the arithmetic in dynamic shared memory."""
 
     kernel: str
     grid: int
@@ -126,7 +126,14 @@ def lanes_for(terms: int, vector: int, most: int = 32) -> int:
 
 
 def _row_steps(
-    kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, packed: bool, head: list[int]
+    kind: Kind,
+    rows: int,
+    tokens: int,
+    terms: int,
+    limits: Limits,
+    aligned: bool,
+    packed: bool,
+    head: list[int],
 ) -> tuple[tuple[Step, ...], int]:
     """Decide for tokens that lie in one piece; fill the head of the geometry."""
     block = limits.block
@@ -187,8 +194,8 @@ def _walk_steps(
     ):
         if len(few) > most:
             raise NotImplementedError(
-                f"nbfagg: a has {len(few)} {of} axes, no two of which can be walked as one; a GPU takes up to "
-                f"{most}; want a contiguous copy"
+                f"nbfagg: a has {len(few)} {of} axes, no two of which can be walked as one; a GPU takes up "
+                f"to {most}; want a contiguous copy"
             )
         for i in range(most):
             entry = (1, 0, 0, 0, 0)
@@ -279,7 +286,9 @@ def make_plan(
     out: tuple[int, ...] | None = None,
     limits: Limits | None = None,
 ) -> Plan:
-    """Plan the walk over an array; strides are in bytes, `aligned` says that it begins at a multiple of 16.
+    """Plan the walk over an array.
+
+    Strides are in bytes, `aligned` says that the array begins at a multiple of 16.
 
     `mask` and `out` are the strides of a mask and a gradient, `limited` says that rows have lengths,
     `packed_rows` that there are so many packed ones: batch and kept axes are then () and (0,).

@@ -85,7 +85,7 @@ def set_target(target):
 
 
 def compile_kernel(function, kind, arguments, target, bounds):
-    """Give a kernel's PTX; `arguments` are its arguments' names, `bounds` threads and blocks to have room for."""
+    """Give a kernel's PTX, from its arguments' names and the threads and blocks to have room for."""
     from nbfagg.cuda import geometry
 
     real = types.float64 if kind.wide else types.float32
@@ -116,16 +116,19 @@ def compile_kernel(function, kind, arguments, target, bounds):
 
 @jit
 def thread():
+    """Give the thread's number in its block."""
     return cuda.threadIdx.x
 
 
 @jit
 def block():
+    """Give the block's number."""
     return cuda.blockIdx.x
 
 
 @jit
 def sync():
+    """Wait for all threads of the block."""
     cuda.syncthreads()
 
 
@@ -137,6 +140,7 @@ def shuffle(value, distance):
 
 @jit
 def fence():
+    """Have what was written seen by other blocks before what is written next."""
     cuda.threadfence()
 
 
@@ -386,12 +390,8 @@ def _funnel(builder, kind, words, offset):
     """Give the four words that begin `offset` bytes into eight."""
 
     def choose(bit, moved):
-        on = builder.icmp_unsigned(
-            "!=", builder.and_(offset, ir.Constant(i32, bit)), ir.Constant(i32, 0)
-        )
-        return [
-            builder.select(on, words[j + moved], words[j]) for j in range(len(words) - moved)
-        ]
+        on = builder.icmp_unsigned("!=", builder.and_(offset, ir.Constant(i32, bit)), ir.Constant(i32, 0))
+        return [builder.select(on, words[j + moved], words[j]) for j in range(len(words) - moved)]
 
     words = choose(8, 2)
     if kind.item <= 4:
@@ -400,7 +400,9 @@ def _funnel(builder, kind, words, offset):
         # An odd number of halves: two words make one.
         amount = builder.shl(builder.and_(offset, ir.Constant(i32, 2)), ir.Constant(i32, 3))
         words = [
-            _asm(builder, i32, [words[j], words[j + 1], amount], "shf.r.clamp.b32 $0, $1, $2, $3;", "=r,r,r,r")
+            _asm(
+                builder, i32, [words[j], words[j + 1], amount], "shf.r.clamp.b32 $0, $1, $2, $3;", "=r,r,r,r"
+            )
             for j in range(4)
         ]
     return words[:4]
@@ -482,6 +484,13 @@ def make(kind: Kind) -> SimpleNamespace:
             return _asm(builder, i16, [value], f"cvt.rn.{target}.f32 $0, $1;", "=h,f")
         return value
 
+    def paired(builder, low, high):
+        """Give two numbers in half precision in 32 bits."""
+        if kind.wide:
+            low, high = builder.fptrunc(low, f32), builder.fptrunc(high, f32)
+        target = "f16x2" if result.storage == "f2" else "bf16x2"
+        return _asm(builder, i32, [high, low], f"cvt.rn.{target}.f32 $0, $1, $2;", "=r,f,f")
+
     @intrinsic
     def store(typing, array, index, value):
         """Write one number of the result, rounded to its type."""
@@ -499,8 +508,13 @@ def make(kind: Kind) -> SimpleNamespace:
 
         def generate(context, builder, sig, args):
             place = _place(context, builder, sig.args[0], args[0], args[1])
-            parts = [narrowed(builder, builder.extract_value(args[2], j)) for j in range(lanes)]
-            line = ir.VectorType(parts[0].type, lanes)
+            parts = [builder.extract_value(args[2], j) for j in range(lanes)]
+            if result.item == 2:
+                # A vector of eight 16-bit numbers would be stored one by one.
+                parts = [paired(builder, *parts[j : j + 2]) for j in range(0, lanes, 2)]
+            else:
+                parts = [narrowed(builder, part) for part in parts]
+            line = ir.VectorType(parts[0].type, len(parts))
             vector = ir.Constant(line, ir.Undefined)
             for j, part in enumerate(parts):
                 vector = builder.insert_element(vector, part, ir.Constant(i32, j))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from nbfagg.cuda import absorb, finish, formulas, geometry
+from nbfagg.cuda import absorb, formulas, geometry
 from nbfagg.cuda.kinds import Kind
 
 
@@ -34,7 +34,7 @@ def make_places(P: SimpleNamespace) -> SimpleNamespace:
     def axis(base, over):
         @jit
         def step(left, place, mask, out, cell, geo):
-            """Split an axis off an index: what is left of it, and how far along it everything lies."""
+            """Split an axis off an index: what is left, and how far along it everything lies."""
             size = geo[base]
             if size == 1:
                 return left, place, mask, out, cell
@@ -57,7 +57,7 @@ def make_places(P: SimpleNamespace) -> SimpleNamespace:
 
     @jit
     def find(index, limits, geo):
-        """Give where a cell begins in logits, mask and gradient, its place in the result, and if it counts."""
+        """Give where a cell begins in logits, mask and gradient, its place in the result, and if it is in."""
         left, place, mask, out, cell = a0(index, geo[BEGIN], geo[MASK_BEGIN], geo[OUT_BEGIN], 0, geo)
         left, place, mask, out, cell = a1(left, place, mask, out, cell, geo)
         left, place, mask, out, cell = a2(left, place, mask, out, cell, geo)

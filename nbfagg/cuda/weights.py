@@ -76,7 +76,7 @@ def make_small(P: SimpleNamespace, kind: Kind, block: int) -> Any:
 
 
 def make_packed(P: SimpleNamespace, kind: Kind, block: int) -> Any:
-    """Give the kernel that finishes packed rows, a block each: their lengths are known on the device alone."""
+    """Give the kernel that finishes packed rows, a block each: only the device knows their lengths."""
     F = formulas.make(P, kind)
     done = finish.make(P, F, kind, block)
     gather, meet, write_tokens, row_lse, limits_of = (

@@ -81,7 +81,9 @@ def spaces(like: Tensor, plan: Plan) -> tuple[dict[str, int], Any]:
         return {}, None
     real = torch.float64 if plan.kind.wide else torch.float32
     work = torch.empty(max(1, plan.space), dtype=real, device=like.device)
-    tickets = torch.zeros(plan.rows if plan.geometry[geometry.LAST] else 1, dtype=torch.int32, device=like.device)
+    tickets = torch.zeros(
+        plan.rows if plan.geometry[geometry.LAST] else 1, dtype=torch.int32, device=like.device
+    )
     return {"work": work.data_ptr(), "tickets": tickets.data_ptr()}, (work, tickets)
 
 
@@ -154,7 +156,7 @@ def fagg_packed_backward(
 def gradient(
     name: str, grad: Any, a: Tensor, given: tuple[Any, ...], out: Tensor, keywords: dict[str, Any]
 ) -> None:
-    """Write the gradient that `fagg_vjp` or `fagg_packed_vjp` is asked for; small tensors may be of any type."""
+    """Write the gradient that a function of `functions` gives; small tensors may be of any type."""
     *offsets, alpha, lse = given
     result, real = RESULT[a.dtype], DTYPES[functions.lse_storage(STORAGE[a.dtype], keywords["scale"])]
 
