@@ -84,6 +84,10 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    if arguments.target == "cuda":
+        from nbfagg.cuda import check as cuda_check
+
+        return cuda_check.run(arguments.seed)
     from nbfagg import check
 
     _announce_compilation("some minutes")  # every kernel, for float32 and float64
@@ -166,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", _check, "compare fagg with an oracle of higher precision on this machine")
     check.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random logits (default: 0)")
+    check.add_argument(
+        "--target", choices=("cpu", "cuda"), default="cpu", help="what runs fagg (default: cpu)"
+    )
     return parser
 
 

@@ -455,3 +455,26 @@ def PLANS(a):
             "f4", False, view.shape, view.strides, view.address % 16 == 0, 0, 1, False, None, False, None
         )
     ]
+
+
+def test_check(gpu, capsys):
+    """`nbfagg check --target cuda` on what is small of it."""
+    from nbfagg.cuda import check
+
+    code = check.run(most=500, tokens=300, sizes=(1, 3, 301))
+    text = capsys.readouterr().out
+    assert "WRONG" not in text, text
+    assert code == 0
+    assert {name for name in ("packed", "mask", "lengths", "huge", "gradient") if name in text} == {
+        "packed", "mask", "lengths", "huge", "gradient",
+    }  # fmt: skip
+
+
+def test_check_can_fail(gpu, capsys, monkeypatch):
+    from nbfagg.cuda import check
+
+    monkeypatch.setattr(check, "CASES", ())
+    right = functions.fagg
+    monkeypatch.setattr(check.functions, "fagg", lambda a, **options: right(a, **options | {"scale": 1.0001}))
+    assert check.run(tokens=300, sizes=(1, 3, 100)) == 1
+    assert "WRONG" in capsys.readouterr().out

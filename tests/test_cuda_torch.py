@@ -129,3 +129,55 @@ def test_what_is_on_the_host_is_refused(monkeypatch):
         nbfagg.fagg(a, lengths=[1, 2, 3])
     with pytest.raises(NotImplementedError, match=r"State\.of takes no arrays"):
         nbfagg.State.of(a)
+
+
+def test_bench(played, monkeypatch, tmp_path, capsys):
+    """`nbfagg bench --target cuda`, with a clock of its own: what it runs, and what it writes."""
+    import json
+
+    from nbfagg.cuda import bench
+
+    class Event:
+        clock = 0
+
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            Event.clock += 1
+            self.at = Event.clock
+
+        def elapsed_time(self, other):
+            return other.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(bench, "TURNED", 1000)
+    shape = (3, 4, 2, 5)
+    path = tmp_path / "bench.json"
+    assert bench.main(str(path), (shape,), ("float32", "bfloat16"), "cpu", calls=3) == 0
+    report = json.loads(path.read_text())
+    assert {entry["peer"] for entry in report["results"]} >= {
+        "nbfagg",
+        "torch eager",
+        "torch.compile logsumexp",
+    }
+    assert not any("error" in entry for entry in report["results"])
+    assert all(entry["seconds"] == 1e-3 for entry in report["results"])
+    forward = report["results"][0]
+    assert forward["bytes"] == 4 * (3 * 4 * 2 * 5 + 3 * 4)
+    assert forward["GB/s"] == pytest.approx(forward["bytes"] / 1e-3 / 1e9)
+    a = normal(*shape)
+    for peer in bench.peers("float32").values():
+        np.testing.assert_allclose(peer(a).numpy(), exact(a), rtol=1e-5)
+    assert "GB/s" in capsys.readouterr().out
+
+
+def test_bench_without_a_gpu(capsys):
+    from nbfagg.cuda import bench
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert bench.main() == 1
+    assert "sees no GPU" in capsys.readouterr().out

@@ -69,14 +69,25 @@ class DeviceArray:
     Attributes
     ----------
     shape : tuple of int
-        Its shape; it lies in one piece, in C order.
+        Its shape.
     dtype : numpy.dtype
         Its numbers; those of bfloat16 are uint16.
+    strides : tuple of int
+        In bytes; a result lies in one piece, in C order.
     """
 
-    def __init__(self, shape: tuple[int, ...], storage: str, device: int, stream: int) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        storage: str,
+        device: int,
+        stream: int,
+        strides: tuple[int, ...] | None = None,
+    ) -> None:
         self.shape = shape
         self.dtype = np.dtype("u2" if storage == "b2" else storage)
+        self.strides = c_strides(shape, self.dtype.itemsize) if strides is None else strides
+        self._storage = storage
         self._device = driver.device(device)
         self._stream = stream
         entered = self._device.enter()
@@ -87,6 +98,45 @@ class DeviceArray:
             if entered:
                 self._device.leave()
 
+    @classmethod
+    def of(cls, a: np.ndarray[Any, Any], storage: str | None = None, device: int = 0) -> DeviceArray:
+        """Copy a NumPy array to a GPU, its axes in memory as they are; bfloat16 comes as uint16 and "b2"."""
+        order = sorted(range(a.ndim), key=lambda axis: (-abs(a.strides[axis]), axis))
+        memory = np.ascontiguousarray(a.transpose(order))
+        back = tuple(sorted(range(a.ndim), key=order.__getitem__))
+        kind = storage or f"{a.dtype.kind}{a.itemsize}"
+        made = cls(a.shape, kind, device, 0, memory.transpose(back).strides)
+        made._copy("cuMemcpyHtoD_v2", made._address, memory.ctypes.data, memory.nbytes)
+        return made
+
+    def to_host(self) -> np.ndarray[Any, Any]:
+        """Copy to a NumPy array, once the default stream has come so far; it lies in one piece."""
+        if self.strides != c_strides(self.shape, self.dtype.itemsize):
+            raise NotImplementedError("nbfagg: to_host of an array that does not lie in one piece")
+        made = np.empty(self.shape, self.dtype)
+        self._copy("cuMemcpyDtoH_v2", made.ctypes.data, self._address, made.nbytes)
+        return made
+
+    def fill(self, byte: int) -> None:
+        """Set every byte."""
+        count = math.prod(self.shape) * self.dtype.itemsize
+        self._copy("cuMemsetD8Async", self._address, byte, count, self._stream)
+
+    def _copy(self, function: str, *arguments: Any) -> None:
+        entered = self._device.enter()
+        try:
+            driver.check(self._device.driver, getattr(self._device.driver, function)(*arguments), "copying")
+        finally:
+            if entered:
+                self._device.leave()
+
+    @property
+    def view(self) -> View:
+        """Where it lies."""
+        return View(
+            self._address, self.shape, self.strides, self._storage, True, self._device.number, self._stream
+        )
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """What other libraries read; work on it was queued on the stream that is named."""
@@ -94,7 +144,7 @@ class DeviceArray:
             "shape": self.shape,
             "typestr": self.dtype.str,
             "data": (self._address, False),
-            "strides": None,
+            "strides": self.strides,
             "stream": self._stream or 1,
             "version": 3,
         }
@@ -128,6 +178,8 @@ def view_of(name: str, a: Any) -> View:
     library = LIBRARIES.get(type(a))
     if library is not None:
         return library.view(name, a)  # type: ignore[no-any-return]
+    if type(a) is DeviceArray:
+        return a.view
     interface = getattr(a, "__cuda_array_interface__", None)
     if interface is None:
         if not is_device_array(a):
@@ -170,8 +222,6 @@ def _device_of(a: Any, address: int) -> int:
     number = getattr(getattr(a, "device", None), "id", None)
     if isinstance(number, int):
         return number
-    if isinstance(a, DeviceArray):
-        return a._device.number
     return driver.device_of(address) if address else 0
 
 

@@ -39,6 +39,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuModuleGetFunction": (_ADDRESS, _ADDRESS, ctypes.c_char_p),
     "cuMemAlloc_v2": (_ADDRESS, _SIZE),
     "cuMemFree_v2": (ctypes.c_uint64,),
+    "cuMemcpyHtoD_v2": (ctypes.c_uint64, _ADDRESS, _SIZE),
+    "cuMemcpyDtoH_v2": (_ADDRESS, ctypes.c_uint64, _SIZE),
     "cuMemsetD8Async": (ctypes.c_uint64, ctypes.c_ubyte, _SIZE, _ADDRESS),
     "cuPointerGetAttribute": (_ADDRESS, _INT, ctypes.c_uint64),
     "cuGetErrorName": (_INT, _ADDRESS),
