@@ -53,6 +53,7 @@ def gpu(standin, monkeypatch, tmp_path):
     """A driver whose kernels run in the simulator, with limits that send small arrays every way."""
     monkeypatch.setattr(driver, "NAME", str(standin))
     monkeypatch.setattr(build, "folder", lambda: tmp_path)
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(
         build,
         "ptx_of",
@@ -388,7 +389,7 @@ def test_workspace_is_kept_and_given_back(gpu):
 def test_machine_code_is_kept_on_disk(gpu, tmp_path):
     x = logits(3, 4, 8)
     nbfagg.fagg(Array(x))
-    (kept,) = tmp_path.glob("rows-f4-sm90-64-*.cubin")
+    (kept,) = tmp_path.glob(f"rows-f4-sm90-64-{build.source_stamp()}-{build.tool_stamp()}.cubin")
     assert kept.read_bytes() == b"entry\nrows f4 0"
     before = gpu.library.standin_loads()
     forget()
@@ -478,3 +479,30 @@ def test_check_can_fail(gpu, capsys, monkeypatch):
     monkeypatch.setattr(check.functions, "fagg", lambda a, **options: right(a, **options | {"scale": 1.0001}))
     assert check.run(tokens=300, sizes=(1, 3, 100)) == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def test_without_compilers(gpu, monkeypatch):
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        RuntimeError, match=r"numba-cuda is not installed\); want pip install 'nbfagg\[cuda\]'"
+    ):
+        nbfagg.fagg(Array(logits(3, 4, 8)))
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: name)
+
+    def no_nvvm(*arguments):
+        raise OSError("libnvvm.so is not there")
+
+    monkeypatch.setattr(build, "ptx_of", no_nvvm)
+    with pytest.raises(RuntimeError, match=r"libnvvm\.so is not there"):
+        nbfagg.fagg(Array(logits(3, 4, 8)))
+
+
+def test_kernels_built_elsewhere(gpu, monkeypatch, tmp_path):
+    """They are found without compilers, and whatever the versions of these are."""
+    shipped = tmp_path / "shipped"
+    assert build.ship(shipped, ((9, 0),)) == 4 * len(kernels.KERNELS)
+    assert len([*shipped.iterdir()]) == 4 * len(kernels.KERNELS)
+    monkeypatch.setenv("NBFAGG_CUBINS", str(shipped))
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    found = build.build(kind_of("b2"), "walk", (9, 0))
+    assert found == build.Built(b"walk b2 0", "entry")

@@ -10,14 +10,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import importlib.util
 import os
 import re
+import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbfagg.cuda.kinds import Kind
+from nbfagg.cuda.kinds import Kind, kind_of
 
 # What makes the code of a kernel, besides its source.
 TOOLS = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
@@ -49,22 +51,31 @@ def sources() -> list[Path]:
 
 
 @functools.cache
-def fingerprint() -> str:
-    """Give a digest of the kernels' sources and the tools that compile them."""
+def source_stamp() -> str:
+    """Give a digest of the kernels' sources."""
     digest = hashlib.sha256()
     for path in sources():
-        digest.update(path.read_bytes())
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+@functools.cache
+def tool_stamp() -> str:
+    """Give a digest of what compiles them."""
+    digest = hashlib.sha256()
     for tool in TOOLS:
         try:
             found = version(tool)
         except PackageNotFoundError:
             found = ""
         digest.update(f"{tool} {found};".encode())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:8]
 
 
 def folder() -> Path | None:
-    """Give where machine code is kept: beside Numba's, or below the user's cache folder; None for nowhere."""
+    """Give where machine code is kept: in NUMBA_CACHE_DIR or the user's cache folder; None for nowhere."""
+    if os.environ.get("NBFAGG_CACHE", "1") == "0":
+        return None
     given = os.environ.get("NUMBA_CACHE_DIR")
     try:
         base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -99,18 +110,56 @@ def cubin_of(ptx: str, target: tuple[int, int]) -> bytes:
     return bytes(linker.link("cubin").code)
 
 
+def name_of(kind: Kind, kernel: str, target: tuple[int, int], block: int) -> str:
+    """Give what a kernel's machine code is called, but for the tools that made it."""
+    return f"{kernel}-{kind}-sm{target[0]}{target[1]}-{block}-{source_stamp()}"
+
+
 def build(kind: Kind, kernel: str, target: tuple[int, int], block: int = 256) -> Built:
     """Give a kernel's machine code, from the disk if it is there."""
-    name = f"{kernel}-{kind}-sm{target[0]}{target[1]}-{block}-{fingerprint()}.cubin"
-    for place in (shipped(), folder()):
-        if place is not None and (found := _read(place / name)) is not None:
-            return found
-    ptx, entry = ptx_of(kind, kernel, target, block)
-    made = Built(cubin_of(ptx, target), entry)
+    name = name_of(kind, kernel, target, block)
+    place = shipped()
+    if place is not None and (found := _read(place / f"{name}.cubin")) is not None:
+        return found
     place = folder()
-    if place is not None:
-        keep(made, place / name)
+    path = None if place is None else place / f"{name}-{tool_stamp()}.cubin"
+    if path is not None and (found := _read(path)) is not None:
+        return found
+    try:
+        if importlib.util.find_spec("numba_cuda") is None:
+            raise ImportError("numba-cuda is not installed")
+        ptx, entry = ptx_of(kind, kernel, target, block)
+        made = Built(cubin_of(ptx, target), entry)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise RuntimeError(
+            f"nbfagg: a is on a GPU, and its kernels cannot be compiled ({error}); want pip install "
+            "'nbfagg[cuda]', or NBFAGG_CUBINS to name a folder of kernels built elsewhere"
+        ) from error
+    if path is not None:
+        keep(made, path)
     return made
+
+
+def ship(place: Path, targets: tuple[tuple[int, int], ...] = ((8, 0), (9, 0))) -> int:
+    """Build all kernels of all floating-point types into a folder, for machines without compilers.
+
+    ``python -m nbfagg.cuda.build FOLDER`` does that; NBFAGG_CUBINS=FOLDER has them found there.
+
+    Returns
+    -------
+    int
+        How many there are.
+    """
+    from nbfagg.cuda.kernels import KERNELS
+
+    kinds = [kind_of(storage) for storage in ("f4", "f8", "f2", "b2")]
+    count = 0
+    for target in targets:
+        for kind in kinds:
+            for kernel in KERNELS:
+                keep(build(kind, kernel, target), place / f"{name_of(kind, kernel, target, 256)}.cubin")
+                count += 1
+    return count
 
 
 def shipped() -> Path | None:
@@ -137,3 +186,7 @@ def keep(made: Built, path: Path) -> None:
         os.replace(file.name, path)
     except OSError:
         pass
+
+
+if __name__ == "__main__":
+    print(f"{ship(Path(sys.argv[1]))} kernels in {sys.argv[1]}")
