@@ -20,7 +20,6 @@ MODULES = sorted(
 HEAVY = ["numba", "llvmlite", "scipy", "torch", "dask", "cupy", "jax", "rich", "pandas", "mpmath", "xarray"]
 # Modules that are about a package which is not always there.
 ABOUT = {"nbfagg.cuda.prims": "numba_cuda", "nbfagg.cuda.triton_peer": "triton"}
-HEAVY = ["numba", "llvmlite", "scipy", "torch", "dask", "cupy", "jax", "rich", "pandas", "mpmath"]
 
 
 def test_importing_imports_nothing_heavy():
