@@ -104,6 +104,10 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    if arguments.target == "cuda":
+        from nbfagg.cuda import check as cuda_check
+
+        return cuda_check.run(arguments.seed)
     _announce_compilation("some minutes")  # every kernel, for float32 and float64
     if arguments.soak is not None:
         from nbfagg import soak
@@ -211,6 +215,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random logits (default: 0)")
     soak = "make random calls of all functions for so long; 0 repeats the round of one seed"
     check.add_argument("--soak", type=_minutes, metavar="MINUTES", help=soak)
+    check.add_argument(
+        "--target", choices=("cpu", "cuda"), default="cpu", help="what runs fagg (default: cpu)"
+    )
 
     bench = command("bench", None, "time fagg against the memory limit and the peers installed here")
     bench.set_defaults(run=functools.partial(_bench, bench))

@@ -19,7 +19,16 @@ def adapter(a: Any) -> Any:
     xarray = sys.modules.get("xarray")
     if xarray is not None and isinstance(a, xarray.DataArray):
         return by_name("xarray")
+    # Arrays on a GPU of any other library; NumPy's have been told apart before, but for subclasses.
+    if hasattr(a, "__cuda_array_interface__") or _is_on_gpu(a):
+        return sys.modules.get("nbfagg.cuda.functions") or importlib.import_module("nbfagg.cuda.functions")
     return None
+
+
+def _is_on_gpu(a: Any) -> bool:
+    """Say whether DLPack has an array in CUDA's memory; NumPy's is asked neither."""
+    where = getattr(type(a), "__dlpack_device__", None)
+    return where is not None and not type(a).__module__.startswith("numpy") and where(a)[0] == 2
 
 
 def by_name(name: str) -> Any:

@@ -20,6 +20,47 @@ FAR_F32 = 2.0**21
 FAR_F64 = 2.0**40
 
 
+# Sums are kept 2**LIFT above the maximum's power of two and an exponential below
+# 2**FLOOR counts as 2**FLOOR: LIFT - FLOOR (180, 1200) is further down than the
+# smallest subnormal (149, 1074) with 1e8 terms, so that -inf has weight 0 to the
+# bit, and what is summed is never subnormal, which would be slow.
+LIFT_F32, FLOOR_F32 = 80.0, -100.0
+LIFT_F64, FLOOR_F64 = 300.0, -900.0
+
+# Added to a number, these leave its nearest integer, with the exponent's bias, in the low bits.
+MAGIC_F32 = 1.5 * 2.0**23 + 127.0
+MAGIC_F64 = 1.5 * 2.0**52 + 1023.0
+
+# 2**f = 1 + f + f*P(f) for f in [-1/2, 1/2], lowest coefficient first. Those of P_F32
+# are float32 numbers; cpu/exp.py says how both were found.
+P_F32 = tuple(
+    float.fromhex(h)
+    for h in (
+        "-0x1.3a379ep-2",
+        "0x1.ebfbdep-3",
+        "0x1.c6aea8p-5",
+        "0x1.3b2beep-7",
+        "0x1.5f555ep-10",
+        "0x1.42f246p-13",
+    )
+)
+P_F64 = tuple(
+    float.fromhex(h)
+    for h in (
+        "-0x1.3a37a020b8c21p-2",
+        "0x1.ebfbdff82c5a5p-3",
+        "0x1.c6b08d7049f67p-5",
+        "0x1.3b2ab6fb9ffacp-7",
+        "0x1.5d87fe78dfcd1p-10",
+        "0x1.4309130f15aaap-13",
+        "0x1.ffcbfb6030941p-17",
+        "0x1.62bfc718a6b8bp-20",
+        "0x1.b52701d1c7706p-24",
+        "0x1.e61c1b770458dp-28",
+        "0x1.e6e82d5091cfep-32",
+    )
+)
+
 # What a scale and a type make of the formulas: rate = scale * log2 e, 1 / rate,
 # rate's high and low part in the type of the arithmetic, and FAR of that type.
 Law = tuple[float, float, float, float, float]
@@ -124,7 +165,9 @@ def log_sum_exp(maximum: float, total: float, law: Law, scale: float) -> float:
         return maximum if maximum > 0.0 else total
     mantissa, exponent = math.frexp(total)
     return (
-        math.log(2.0 * mantissa) + (exponent - 1 + shift(maximum, law)) * LN_2 + origin(maximum, law) * scale
+        math.log(2.0 * mantissa)
+        + (exponent - 1.0 + shift(maximum, law)) * LN_2
+        + origin(maximum, law) * scale
     )
 
 

@@ -18,6 +18,8 @@ MODULES = sorted(
     {module.name for module in pkgutil.walk_packages([str(PACKAGE)], "nbfagg.")} - {"nbfagg.__main__"}
 )
 HEAVY = ["numba", "llvmlite", "scipy", "torch", "dask", "cupy", "jax", "rich", "pandas", "mpmath", "xarray"]
+# Modules that are about a package which is not always there.
+ABOUT = {"nbfagg.cuda.prims": "numba_cuda", "nbfagg.cuda.triton_peer": "triton"}
 
 
 def test_importing_imports_nothing_heavy():
@@ -103,6 +105,9 @@ def imported(name):
         if missing.name not in ("torch", "dask", "xarray", "distributed"):
             raise
         pytest.skip(str(missing))
+    if name in ABOUT:
+        pytest.importorskip(ABOUT[name])
+    return importlib.import_module(name)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -36,6 +36,7 @@ from numba.extending import overload, register_jitable
 from nbfagg import scalar
 from nbfagg.cpu.jit import jit
 from nbfagg.cpu.vector import add, float_of_bits, fma, larger, mul, muladd, negative, power_of_two, splat, sub
+from nbfagg.scalar import FLOOR_F32, FLOOR_F64, LIFT_F32, LIFT_F64, MAGIC_F32, MAGIC_F64, P_F64
 
 for formula in scalar.FORMULAS:
     register_jitable(error_model="numpy")(formula)
@@ -47,28 +48,10 @@ def _two_to(exponent):
     return lambda exponent: float_of_bits((exponent + 1023) << 52)
 
 
-# Sums are kept 2**LIFT above the maximum's power of two and an exponential below
-# 2**FLOOR counts as 2**FLOOR: LIFT - FLOOR (180, 1200) is further down than the
-# smallest subnormal (149, 1074) with 1e8 terms, so that -inf has weight 0 to the
-# bit, and what is summed is never subnormal, which would be slow.
-LIFT_F32, FLOOR_F32 = 80.0, -100.0
-LIFT_F64, FLOOR_F64 = 300.0, -900.0
 # float32 logits in float64 lanes: the lift of their other sums, a floor of their own.
 FLOOR_WIDE = -900.0
-MAGIC_F32 = 1.5 * 2.0**23 + 127.0
-MAGIC_F64 = 1.5 * 2.0**52 + 1023.0
 
-P_F32 = tuple(
-    np.float32(float.fromhex(h))
-    for h in (
-        "-0x1.3a379ep-2",
-        "0x1.ebfbdep-3",
-        "0x1.c6aea8p-5",
-        "0x1.3b2beep-7",
-        "0x1.5f555ep-10",
-        "0x1.42f246p-13",
-    )
-)
+P_F32 = tuple(np.float32(c) for c in scalar.P_F32)
 P_WIDE = tuple(
     float.fromhex(h)
     for h in (
@@ -78,22 +61,6 @@ P_WIDE = tuple(
         "0x1.3b2cc347135d2p-7",
         "0x1.5f44dc126b0e5p-10",
         "0x1.4258d7d758223p-13",
-    )
-)
-P_F64 = tuple(
-    float.fromhex(h)
-    for h in (
-        "-0x1.3a37a020b8c21p-2",
-        "0x1.ebfbdff82c5a5p-3",
-        "0x1.c6b08d7049f67p-5",
-        "0x1.3b2ab6fb9ffacp-7",
-        "0x1.5d87fe78dfcd1p-10",
-        "0x1.4309130f15aaap-13",
-        "0x1.ffcbfb6030941p-17",
-        "0x1.62bfc718a6b8bp-20",
-        "0x1.b52701d1c7706p-24",
-        "0x1.e61c1b770458dp-28",
-        "0x1.e6e82d5091cfep-32",
     )
 )
 

@@ -21,10 +21,19 @@ _DIRECT = frozenset((torch.float32, torch.float64, torch.float16, torch.bool, to
 LSE = {dtype: dtype if dtype.itemsize > 2 else torch.float32 for dtype in FLOATS}
 
 
+def on_gpu(tensor: Tensor) -> Any:
+    """Give the module for tensors on a GPU, if this is one; it is imported for those alone."""
+    if tensor.is_cpu:
+        return None
+    from nbfagg.torch import device
+
+    return device if device.is_on_gpu(tensor) else None
+
+
 def check(name: str, tensor: Tensor) -> None:
     """Refuse a tensor that cannot be read as an array, naming its device, layout or dtype."""
-    if not tensor.is_cpu:
-        wanted = "CPU tensors are taken by this version (a.cpu() makes one)"
+    if not (tensor.is_cpu or tensor.is_cuda):
+        wanted = "CPU and CUDA tensors are taken (a.cpu() makes one)"
         raise NotImplementedError(f"nbfagg: {name} is a tensor on device '{tensor.device}'; {wanted}")
     if tensor.layout != torch.strided:
         raise TypeError(f"nbfagg: {name} has layout {tensor.layout}; want torch.strided")

@@ -17,7 +17,18 @@ from torch import Tensor
 
 import nbfagg
 from nbfagg import inputs
-from nbfagg.torch.arrays import RESULT, check, check_logits, threads, to_array, to_plain, to_tensor
+from nbfagg.torch.arrays import (
+    INTEGERS,
+    LSE,
+    RESULT,
+    check,
+    check_logits,
+    on_gpu,
+    threads,
+    to_array,
+    to_plain,
+    to_tensor,
+)
 from nbfagg.torch.eager import is_watched
 from nbfagg.torch.transforms import operator
 
@@ -73,6 +84,21 @@ def _from_array(found: Any, return_lse: bool, out: Tensor | None) -> Any:
     return (result, to_tensor(found[1])) if return_lse else result
 
 
+def _long(value: Any) -> Any:
+    """Give lengths or offsets as int64 where they are a tensor, as kernels on a GPU read them."""
+    return value.long() if isinstance(value, Tensor) and value.dtype in INTEGERS[1:] else value
+
+
+def _from_gpu(found: Any, a: Tensor, return_lse: bool, out: Tensor | None) -> Any:
+    """Give what came of a GPU's kernels as `fagg` does; autograd is told that `out` has changed."""
+    if out is not None:
+        torch.autograd.graph.increment_version(out)
+    if not return_lse:
+        return found
+    alpha, lse = found
+    return alpha, lse.to(LSE[RESULT[a.dtype]])
+
+
 def _check_out(out: Tensor, shape: list[int], a: Tensor) -> None:
     """Refuse an out that cannot take the result, where a kernel does not see it."""
     if list(out.shape) != shape:
@@ -99,6 +125,19 @@ def fagg(
     if out is not None:
         _no_gradient("fagg with out=", a, out)
     if not (is_watched(a) or (a.requires_grad and torch.is_grad_enabled())):
+        if (gpu := on_gpu(a)) is not None:
+            found = gpu.functions.fagg(
+                a,
+                batch_axis=batch_axis,
+                keep_axis=keep_axis,
+                where=where,
+                lengths=_long(lengths),
+                scale=scale,
+                log=log,
+                return_lse=return_lse,
+                out=out,
+            )
+            return _from_gpu(found, a, return_lse, out)
         found = nbfagg.fagg(
             to_array(a),
             batch_axis=batch_axis,
@@ -137,6 +176,11 @@ def fagg_packed(
     if out is not None:
         _no_gradient("fagg_packed with out=", a, out)
     if not (is_watched(a) or (a.requires_grad and torch.is_grad_enabled())):
+        if (gpu := on_gpu(a)) is not None:
+            found = gpu.functions.fagg_packed(
+                a, _long(offsets), scale=scale, log=log, return_lse=return_lse, out=out
+            )
+            return _from_gpu(found, a, return_lse, out)
         found = nbfagg.fagg_packed(
             to_array(a),
             to_plain("offsets", offsets),
@@ -182,6 +226,11 @@ def _gradient(
     grads = grad if isinstance(grad, tuple | list) else (grad,)
     _no_gradient(function.__name__, a, *given, *grads)
     result = torch.empty_like(a, dtype=RESULT[a.dtype]) if out is None else out
+    if (gpu := on_gpu(a)) is not None:
+        gpu.gradient(function.__name__, grad, a, given, result, keywords)
+        if out is not None:
+            torch.autograd.graph.increment_version(out)
+        return result
     plain = [_small(value) for value in grads]
     function(
         tuple(plain) if isinstance(grad, tuple | list) else plain[0],
@@ -207,6 +256,8 @@ def state_of(a: Tensor, **keywords: Any) -> nbfagg.State:
     """Take in a chunk of a tensor's logits, see `nbfagg.State.of`."""
     check_logits(a)
     _no_gradient("State.of", a)
+    if (gpu := on_gpu(a)) is not None:
+        return gpu.functions.state_of(a)
     plain = {name: to_plain(name, value) for name, value in keywords.items()}
     plain["workers"] = threads(plain["workers"])
     return dataclasses.replace(nbfagg.State.of(to_array(a), **plain), framework="torch")

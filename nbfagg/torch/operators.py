@@ -1,6 +1,6 @@
 """The operators ``torch.ops.nbfagg.*``: what autograd, torch.compile, export, vmap and autocast see.
 
-Each has a kernel for CPU tensors, a fake one that tells shapes and dtypes, its
+Each has a kernel for CPU and CUDA tensors, a fake one that tells shapes and dtypes, its
 derivative, and a rule for vmap. Saved for the backward pass: a, alpha, lse, and
 what left logits out; nothing else of the size of a.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 import nbfagg
 from nbfagg import inputs
 from nbfagg.torch import second
-from nbfagg.torch.arrays import LSE, RESULT, threads, to_array, to_tensor
+from nbfagg.torch.arrays import LSE, RESULT, on_gpu, threads, to_array, to_tensor
 
 LIBRARY = torch.library.Library("nbfagg", "DEF")
 _OPTIONS = "float scale, bool log, int? workers"
@@ -62,7 +62,9 @@ def fagg(
     log: bool,
     workers: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Give alpha and lse of a CPU tensor."""
+    """Give alpha and lse of a tensor."""
+    if (gpu := on_gpu(a)) is not None:
+        return gpu.fagg(a, batch, keep, where, lengths, scale, log)
     alpha, lse = nbfagg.fagg(
         to_array(a),
         **_options(batch, keep, where, lengths),
@@ -101,7 +103,9 @@ def fagg_backward(
     log: bool,
     workers: int | None,
 ) -> Tensor:
-    """Give the gradient by a CPU tensor."""
+    """Give the gradient by a tensor."""
+    if (gpu := on_gpu(a)) is not None:
+        return gpu.fagg_backward(grad, grad_lse, a, alpha, batch, keep, where, lengths, scale, log)
     result = torch.empty_like(a, dtype=RESULT[a.dtype])
     nbfagg.fagg_vjp(
         **_gradients(grad, grad_lse, alpha),
@@ -121,6 +125,8 @@ def fagg_packed(
     a: Tensor, offsets: Tensor, scale: float, log: bool, workers: int | None
 ) -> tuple[Tensor, Tensor]:
     """Give alpha and lse of packed rows."""
+    if (gpu := on_gpu(a)) is not None:
+        return gpu.fagg_packed(a, offsets, scale, log)
     alpha, lse = nbfagg.fagg_packed(
         to_array(a), to_array(offsets), scale=scale, log=log, return_lse=True, workers=threads(workers)
     )
@@ -139,6 +145,8 @@ def fagg_packed_backward(
     workers: int | None,
 ) -> Tensor:
     """Give the gradient by packed rows."""
+    if (gpu := on_gpu(a)) is not None:
+        return gpu.fagg_packed_backward(grad, grad_lse, a, offsets, alpha, scale, log)
     result = torch.empty_like(a, dtype=RESULT[a.dtype])
     nbfagg.fagg_packed_vjp(
         **_gradients(grad, grad_lse, alpha),
@@ -373,6 +381,7 @@ for _name, _kernel, _fake, _saver, _derivative, _rule in (
 ):  # fmt: skip
     _full = f"nbfagg::{_name}"
     LIBRARY.impl(_name, _kernel, "CPU")
+    LIBRARY.impl(_name, _kernel, "CUDA")
     torch.library.register_fake(_full, _fake, lib=LIBRARY)
     torch.library.register_autograd(_full, _derivative, setup_context=_saver, lib=LIBRARY)
     if _rule is None:

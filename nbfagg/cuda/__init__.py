@@ -1,0 +1,30 @@
+"""NVIDIA GPUs: device primitives, the kernels made of them, and what brings a device array to them.
+
+A call goes functions -> arrays (where it lies) -> plan (which kernels) -> launch -> driver. Kernels are
+plain functions of primitives (`prims`), which tests/cudasim.py replaces by Python's own, and are compiled
+by `build` for the GPU that is there or beforehand.
+
+Where memory is not the limit, on paper (instructions for each logit against what 4.3 TB/s leave time for):
+
+* A token of rows in one piece has a thread at least, and a vector of 16 bytes: with 1 to 3 float32 terms
+  most of it is empty, and a logit costs 3 to 6 times its budget; tokens of 4 to 8 terms cost up to twice.
+  Staging such rows in shared memory, with one exponential a logit and several tokens a thread, is not
+  written.
+* Rows too large for a block write (maximum, sum) of every token, 8 bytes, and read them back: at 32 float32
+  terms that is an eighth of the traffic more, at 8 a half. Reading the logits twice would be less below 5.
+* Walks over other strides read number by number: half precision costs 1.06 times its budget there, with a
+  mask 1.02 times; float32 and float64 keep to it.
+* Packed rows are finished by a block each: a single row of a million tokens by one multiprocessor.
+* The gradient looks at a token twice, the second time in L2; a token split into cells is read twice.
+
+Not shown, for want of a GPU:
+
+* any time or bandwidth; the thresholds of `plan.Limits` are reasons, not measurements;
+* that the driver takes the cubins and the parameters as they are packed (a stand-in driver did);
+* the order of writes before the last block's ticket (fences and barriers are there by the rules of PTX's
+  memory model, which the simulator, that runs one thread at a time, does not have);
+* the hardware's 2**x in half precision (its documented bound, 2**-22, was used), rounding of bfloat16 by
+  instructions, reads of 16 bytes at the very end of an allocation;
+* CUDA graphs, several GPUs, other streams, autocast with PyTorch; CuPy's and Numba's own arrays (an array
+  with the interface alone was tried); the Triton peer of the benchmark; arrays of more than 2**31 numbers.
+"""

@@ -1,0 +1,49 @@
+"""All kernels by name: how each is made, and what it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from nbfagg.cuda import gradient, rows, walk, weights
+from nbfagg.cuda.kinds import Kind
+
+
+class Kernel(NamedTuple):
+    """A kernel's maker, from primitives, kind and block size, and the names of its arguments."""
+
+    make: Callable[[SimpleNamespace, Kind, int], Any]
+    arguments: tuple[str, ...]
+
+
+def _flagged(make: Any, flag: bool) -> Any:
+    return lambda P, kind, block: make(P, kind, flag, block)
+
+
+_ROWS = ("a", "limits", "alpha", "lse", "work", "tickets", "law", "geo")
+_WALK = ("a", "mask", "limits", "work", "law", "geo")
+_FINISH = ("alpha", "lse", "work", "law", "geo")
+_ROWS_GRADIENT = ("a", "grad", "alpha", "limits", "out", "work", "law", "geo")
+_WALK_GRADIENT = ("a", "mask", "grad", "alpha", "limits", "out", "work", "law", "geo")
+KERNELS = {
+    "rows": Kernel(_flagged(rows.make, True), _ROWS),
+    "rows_unaligned": Kernel(_flagged(rows.make, False), _ROWS),
+    "walk": Kernel(_flagged(walk.make, False), _WALK),
+    "walk_masked": Kernel(_flagged(walk.make, True), _WALK),
+    "small": Kernel(weights.make_small, _FINISH),
+    "packed": Kernel(weights.make_packed, ("limits", *_FINISH)),
+    "totals": Kernel(weights.make_totals, ("work", "law", "geo")),
+    "weights": Kernel(weights.make_weights, _FINISH),
+    "dots": Kernel(gradient.make_dots, ("grad", "grad_lse", "alpha", "work", "geo")),
+    "dot_sums": Kernel(gradient.make_dot_sums, ("work", "geo")),
+    "packed_dots": Kernel(
+        gradient.make_packed_dots, ("grad", "grad_lse", "alpha", "limits", "work", "law", "geo")
+    ),
+    "rows_gradient": Kernel(_flagged(gradient.make_rows, True), _ROWS_GRADIENT),
+    "rows_gradient_unaligned": Kernel(_flagged(gradient.make_rows, False), _ROWS_GRADIENT),
+    "walk_gradient": Kernel(_flagged(gradient.make_walk, False), _WALK_GRADIENT),
+    "walk_gradient_masked": Kernel(_flagged(gradient.make_walk, True), _WALK_GRADIENT),
+}
+# Kernels that read no logits: they depend on the arithmetic and the result's type alone.
+READ_ROWS = frozenset(name for name in KERNELS if name.startswith("rows"))

@@ -1,0 +1,355 @@
+"""How a device array is walked: which kernels, how many blocks, what of a row falls to which thread.
+
+What decides the order of a sum follows from one batch row's shape and layout, as
+on the CPU; the number of rows decides only how many blocks there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+
+from nbfagg import plan as cpu_plan
+from nbfagg.cuda import geometry
+from nbfagg.cuda.kinds import Kind
+from nbfagg.plan import Axis
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where one way ends and another begins; tests make them small, so that small arrays go every way.
+
+    None of these was tuned on hardware: each follows from the reason beside it.
+
+    Attributes
+    ----------
+    block : int
+        Threads of a block. 256 with 5 (float32), 4 (half), 2 (float64) blocks a multiprocessor keep 32 to
+        80 KB of loads in flight, where the memory's latency asks for 26.
+    whole_row : int
+        Terms of a row up to which a block has whole rows: 64 KB of float32, 2 us for one multiprocessor;
+        above it a row is shared.
+    block_terms : int
+        Terms of a block of whole rows, at least, if there are as many: 32 KB of float32, some ten times what
+        starting a block costs.
+    chunk : int
+        Terms of a cell, at least, where a token is split: four batches for each of 32 lanes.
+    row_cells : int
+        Cells of a split row, about: enough for 132 multiprocessors of 40 warps, few enough that their states
+        (8 bytes for 4 KB of logits at least) do not count.
+    row_blocks : int
+        Blocks of a row, about, where it has more cells than that: each block that writes weights reads the
+        states of them all.
+    block_cells : int
+        Cells whose states a block keeps in shared memory, at most: 16 KB (float64 32).
+    last_tokens : int
+        Tokens up to which the last block of a row writes its weights alone: 4096 tokens are 32 KB of states
+        to read from L2, some 2 us for one block; another launch costs 3.
+    last_cells : int
+        The same of cells.
+    piece : int
+        Cells, and tokens, of a row that a block takes where weights have a launch of their own.
+    """
+
+    block: int = 256
+    whole_row: int = 16384
+    block_terms: int = 8192
+    chunk: int = 1024
+    row_cells: int = 4096
+    row_blocks: int = 1024
+    block_cells: int = 2048
+    last_tokens: int = 4096
+    last_cells: int = 16384
+    piece: int = 2048
+
+
+STANDARD = Limits()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch: a kernel, how many blocks, and numbers of the arithmetic in dynamic shared memory."""
+
+    kernel: str
+    grid: int
+    room: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How an array of one shape, stride set and kind is walked; one of a kind, for `make_plan` keeps them."""
+
+    kind: Kind
+    steps: tuple[Step, ...]
+    geometry: tuple[int, ...]
+    space: int  # numbers of the arithmetic in the workspace
+    rows: int
+    tokens: int
+    block: int
+    shape: tuple[int, ...]  # of the result
+    batch_shape: tuple[int, ...]
+    layout: tuple[int, ...]  # axes of (batch axes, kept axes) in the result's order
+    sizes: tuple[int, ...]  # of the axes as kernels write them: batch axes, then kept ones
+    strides: tuple[int, ...]  # in bytes, of such a result in one piece, its axes in the result's order
+
+    @property
+    def turned(self) -> bool:
+        """Whether the result's axes lie in another order than kernels write them."""
+        return self.sizes != self.shape or self.layout != tuple(range(len(self.layout)))
+
+    def __str__(self) -> str:
+        """Tell which kernels an array goes through."""
+        steps = ", ".join(f"{step.kernel}[{step.grid}]" for step in self.steps) or "nothing"
+        return f"cuda: {self.kind} -> {self.kind.result} {self.shape}, {steps}"
+
+
+def power_below(number: int) -> int:
+    """Give the largest power of two that is not above a number, or 1."""
+    return 1 << max(0, number.bit_length() - 1)
+
+
+def lanes_for(terms: int, vector: int, most: int = 32) -> int:
+    """Give how many lanes share a cell: those that leave fewest of their batches of four vectors empty."""
+    vectors = -(-terms // vector)
+    if vectors <= 1:
+        return 1
+    choices = [1 << i for i in range(most.bit_length()) if (1 << i) <= vectors]
+
+    def taken(lanes: int) -> tuple[int, int]:
+        # Vectors one by one count four times a batch's: each has a reference point of its own to find.
+        full, left = divmod(vectors, 4 * lanes)
+        return 4 * lanes * full + 4 * lanes * -(-left // lanes), -lanes
+
+    return min(choices, key=taken)
+
+
+def _row_steps(
+    kind: Kind,
+    rows: int,
+    tokens: int,
+    terms: int,
+    limits: Limits,
+    aligned: bool,
+    packed: bool,
+    head: list[int],
+) -> tuple[tuple[Step, ...], int]:
+    """Decide for tokens that lie in one piece; fill the head of the geometry."""
+    block = limits.block
+    row_terms = tokens * terms
+    chunk, splits = _split(tokens, terms, limits, packed)
+    cells = tokens * splits
+    lanes = lanes_for(chunk, kind.vector, min(32, block))
+    teams = block // lanes
+    head[geometry.SPLITS], head[geometry.CHUNK], head[geometry.CELLS] = splits, chunk, cells
+    head[geometry.LANES] = lanes
+    name = "rows" if aligned else "rows_unaligned"
+    if row_terms <= limits.whole_row and cells <= limits.block_cells and not packed:
+        most = min(limits.block_cells // cells, block, max(1, limits.block_terms // row_terms))
+        block_rows = power_below(most)
+        head[geometry.BLOCK_ROWS] = block_rows
+        head[geometry.ROOM] = block_rows * cells
+        return (Step(name, -(-rows // block_rows), 2 * block_rows * cells),), 0
+    block_cells = -(-max(teams, -(-cells // limits.row_blocks)) // teams) * teams
+    block_cells = min(block_cells, max(teams, limits.block_cells // teams * teams))
+    row_blocks = -(-cells // block_cells)
+    head[geometry.BLOCK_CELLS], head[geometry.ROW_BLOCKS] = block_cells, row_blocks
+    head[geometry.ROOM] = block_cells
+    head[geometry.SUMS] = rows * cells
+    head[geometry.PARTS] = 2 * rows * cells
+    last = tokens <= limits.last_tokens and cells <= limits.last_cells and not packed
+    head[geometry.LAST] = int(last)
+    space = 2 * rows * cells + 3 * rows * row_blocks
+    first = Step(name, rows * row_blocks, 2 * block_cells)
+    if last or packed:
+        return (first,), space
+    return (first, _weights_step(rows, tokens, limits, head)), space
+
+
+def _weights_step(rows: int, tokens: int, limits: Limits, head: list[int]) -> Step:
+    head[geometry.PIECE_TOKENS] = min(tokens, limits.piece)
+    return Step("weights", rows * -(-tokens // head[geometry.PIECE_TOKENS]), 0)
+
+
+def _split(tokens: int, terms: int, limits: Limits, packed: bool) -> tuple[int, int]:
+    """Give the terms of a cell, and the cells of a token; a packed row's length is not known."""
+    row_terms = terms * (1 if packed else tokens)
+    if row_terms <= limits.whole_row or terms <= limits.chunk:
+        return terms, 1
+    chunk = max(limits.chunk, 1 << (row_terms // limits.row_cells).bit_length())
+    return min(chunk, terms), -(-terms // chunk)
+
+
+def _walk_steps(
+    rows: int, tokens: int, terms: int, axes: list[Axis], step: dict[int, int], kind: Kind, masked: bool,
+    packed: bool, limits: Limits, head: list[int],
+) -> tuple[tuple[Step, ...], int]:  # fmt: skip
+    """Decide for any strides; fill the geometry."""
+    cell_axes = [axis for axis in reversed(axes) if axis.role != "k"]
+    term_axes = [axis for axis in reversed(axes) if axis.role == "k"] if terms else []
+    for base, few, most, of in (
+        (geometry.CELL_AXES, cell_axes, 2 * geometry.AXES, "batch and kept"),
+        (geometry.TERM_AXES, term_axes, geometry.AXES, "summed"),
+    ):
+        if len(few) > most:
+            raise NotImplementedError(
+                f"nbfagg: a has {len(few)} {of} axes, no two of which can be walked as one; a GPU takes up "
+                f"to {most}; want a contiguous copy"
+            )
+        for i in range(most):
+            entry = (1, 0, 0, 0, 0)
+            if i < len(few):
+                axis = few[i]
+                pitch, out = axis.pitch // kind.item, axis.out // int(kind.result[1])
+                entry = (axis.size, pitch, axis.mask, out, step.get(axis.order, 0))
+            head[base + geometry.FIELDS * i : base + geometry.FIELDS * (i + 1)] = entry
+    block = limits.block
+    inner = [axis for axis in axes if axis.pitch]
+    across = bool(inner) and inner[-1].role != "k"
+    # A warp's cells lie side by side; or its lanes have four terms each, at least.
+    most = max(1, block // 32) if across else 32
+    lanes = min(most, power_below(max(1, terms // (16 if across else 4))))
+    teams = block // lanes
+    chunk, splits = _split(tokens, terms, limits, packed)
+    cells = tokens * splits
+    head[geometry.SPLITS], head[geometry.CHUNK], head[geometry.CELLS] = splits, chunk, cells
+    head[geometry.LANES], head[geometry.ACROSS] = lanes, int(across)
+    head[geometry.PART_BLOCKS] = -(-rows * tokens // teams)
+    head[geometry.SUMS], head[geometry.PARTS] = rows * cells, 2 * rows * cells
+    space = 2 * rows * cells
+    steps = (Step("walk_masked" if masked else "walk", head[geometry.PART_BLOCKS] * splits, 0),)
+    return steps, space
+
+
+def _finish_steps(rows: int, tokens: int, limits: Limits, head: list[int]) -> tuple[tuple[Step, ...], int]:
+    """Decide how rows are finished whose cells' states lie in the workspace."""
+    cells = head[geometry.CELLS]
+    if cells <= limits.piece:
+        head[geometry.BLOCK_ROWS] = power_below(min(limits.block, limits.piece // max(1, cells)))
+        return (Step("small", -(-rows // head[geometry.BLOCK_ROWS]), 0),), 0
+    head[geometry.PIECE_CELLS] = limits.piece
+    head[geometry.ROW_BLOCKS] = -(-cells // limits.piece)
+    totals = Step("totals", rows * head[geometry.ROW_BLOCKS], 0)
+    return (totals, _weights_step(rows, tokens, limits, head)), 3 * rows * head[geometry.ROW_BLOCKS]
+
+
+def _gradient_steps(
+    rows: int, tokens: int, packed_rows: int, out_row: int, steps: tuple[Step, ...], space: int,
+    limits: Limits, head: list[int],
+) -> tuple[tuple[Step, ...], int]:  # fmt: skip
+    """Decide for a gradient, from the steps of the forward pass: these come first where tokens are split."""
+    if not steps:
+        return (), 0
+    forward = steps[0]
+    head[geometry.LAST] = 0
+    head[geometry.DOTS] = space
+    head[geometry.DOT_TOKENS] = 4 * limits.piece
+    split = (forward,) if head[geometry.SPLITS] > 1 else ()
+    before: tuple[Step, ...]
+    if packed_rows >= 0:
+        head[geometry.PACKED] = 1
+        before = (Step("packed_dots", packed_rows, 0),)
+        space += tokens
+    else:
+        pieces = -(-tokens // head[geometry.DOT_TOKENS])
+        before = (Step("dots", rows * pieces, 0),)
+        if pieces > 1:
+            before = (*before, Step("dot_sums", rows, 0))
+        space += 2 * rows * pieces
+    name, _, rest = forward.kernel.partition("_")
+    teams = limits.block // head[geometry.LANES]
+    grid = forward.grid
+    if name == "rows":
+        head[geometry.OUT_ROW_PITCH] = out_row
+        grid = rows * -(-tokens * head[geometry.SPLITS] // teams)
+    kernel = f"{name}_gradient" + (f"_{rest}" if rest else "")
+    return (*split, *before, Step(kernel, grid, 0)), space
+
+
+def _in_order(axes: list[Axis], role: str) -> list[Axis]:
+    return sorted((axis for axis in axes if axis.role == role), key=lambda axis: axis.order)
+
+
+@functools.lru_cache(maxsize=512)
+def make_plan(
+    kind: Kind,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    aligned: bool,
+    batch: tuple[int, ...],
+    keep: tuple[int, ...],
+    log: bool,
+    mask: tuple[int, ...] | None = None,
+    limited: bool = False,
+    packed_rows: int = -1,
+    out: tuple[int, ...] | None = None,
+    limits: Limits | None = None,
+) -> Plan:
+    """Plan the walk over an array.
+
+    Strides are in bytes, `aligned` says that the array begins at a multiple of 16.
+
+    `mask` and `out` are the strides of a mask and a gradient, `limited` says that rows have lengths,
+    `packed_rows` that there are so many packed ones: batch and kept axes are then () and (0,).
+    """
+    packed = packed_rows >= 0
+    limits = limits or STANDARD
+    both = batch + keep
+    axes, begin = cpu_plan.axes_of(shape, strides, batch, keep, mask, out)
+    rows = math.prod(shape[i] for i in batch)
+    tokens = math.prod(shape[i] for i in keep)
+    terms = math.prod(shape) // (rows * tokens) if rows * tokens else 0
+    head = [0] * geometry.LENGTH
+    head[geometry.ROWS], head[geometry.TOKENS], head[geometry.TERMS] = rows, tokens, terms
+    head[geometry.LOG], head[geometry.LIMITED] = int(log), int(limited)
+    steps: tuple[Step, ...] = ()
+    space = 0
+    item = kind.item
+    batches = _in_order(axes, "b")
+    in_piece = cpu_plan.in_one_piece(axes, item) and mask is None and kind.storage[0] in "fb"
+    if out is not None:
+        row = [dataclasses.replace(axis, pitch=axis.out) for axis in axes]
+        in_piece = in_piece and cpu_plan.in_one_piece(row, item)
+    if rows and tokens and terms and in_piece and len(batches) <= 1:
+        pitch = batches[0].pitch if batches else 0
+        head[geometry.ROW_PITCH], head[geometry.TOKEN_PITCH] = pitch // item, terms
+        vectors = aligned and terms * item % 16 == 0 and pitch % 16 == 0
+        if out is not None and batches:
+            vectors = vectors and batches[0].out % 16 == 0
+        steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, packed, head)
+    elif rows and tokens:
+        order = [*both]
+        step = {axis: math.prod(shape[i] for i in order[n + 1 :]) for n, axis in enumerate(order)}
+        steps, space = _walk_steps(
+            rows, tokens, terms, axes, step, kind, mask is not None, packed, limits, head
+        )
+    head[geometry.ALL_TOKENS] = tokens
+    if out is not None:
+        out_row = batches[0].out // int(kind.result[1]) if len(batches) == 1 else 0
+        steps, space = _gradient_steps(rows, tokens, packed_rows, out_row, steps, space, limits, head)
+    elif packed:
+        steps = (*steps, Step("packed", packed_rows, 0))
+    elif rows and (not steps or steps[0].kernel.startswith("walk")):
+        more, further = _finish_steps(rows, tokens, limits, head)
+        steps, space = steps + more, space + further
+    head[geometry.BEGIN], head[geometry.MASK_BEGIN], head[geometry.OUT_BEGIN] = (
+        begin[0] // item, begin[1], begin[2] // int(kind.result[1]),
+    )  # fmt: skip
+    sizes = tuple(shape[i] for i in both)
+    written = cpu_plan._c_strides(sizes, int(kind.result[1]))
+    layout = tuple(both.index(i) for i in sorted(both))
+    return Plan(
+        sizes=sizes,
+        strides=tuple(written[i] for i in layout),
+        kind=kind,
+        steps=steps,
+        geometry=tuple(head),
+        space=space,
+        rows=rows,
+        tokens=tokens,
+        block=limits.block,
+        shape=tuple(shape[i] for i in sorted(both)),
+        batch_shape=tuple(shape[i] for i in batch),
+        layout=layout,
+    )

@@ -1,0 +1,223 @@
+"""The machine code of every CUDA kernel, for sm_80 and sm_90, with no GPU: what it uses, and what a logit
+costs.
+
+The budget of a main loop is what a multiprocessor can issue while its share of 4.3 TB/s comes in: 128 lanes
+a clock
+of 1.755 GHz on 132 of them are 27.6 instructions for each 4 bytes. So a loop may take that for each logit,
+and as
+much more as it moves more bytes for it: a mask's byte, a gradient's write.
+"""
+
+import collections
+import concurrent.futures
+import multiprocessing
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import sass
+
+pytest.importorskip("numba_cuda")
+pytest.importorskip("nvidia")
+
+from nbfagg.cuda import build
+from nbfagg.cuda.kernels import KERNELS
+from nbfagg.cuda.kinds import Kind, kind_of
+
+TARGETS = [(8, 0), (9, 0)]
+FLOATS = [kind_of(storage) for storage in ("f4", "f8", "f2", "b2")]
+# Other numbers go the ways that take any; float32 and halves in float64 arithmetic go all.
+OTHERS = [kind_of(storage) for storage in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")]
+WIDENED = [kind_of(storage, widened=True) for storage in ("f4", "f2", "b2")]
+BYTES_FOR_27 = 4.3e12 / 132 / 1.755e9 / 128
+# Main loops: the instructions of memory that a turn has, in what number for one vector of 16 bytes (or one
+# number),
+# and the bytes moved for each number besides the number itself.
+VECTOR, SINGLE = r"LDG.*\.128", r"LDG(?!.*\.128)"
+
+
+def tool(name):
+    import nvidia
+
+    for folder in nvidia.__path__:
+        path = Path(folder) / "cu13" / "bin" / name
+        if path.exists():
+            return str(path)
+    return None
+
+
+PTXAS, NVDISASM = tool("ptxas"), tool("nvdisasm")
+pytestmark = pytest.mark.skipif(
+    not (PTXAS and NVDISASM), reason="no ptxas or nvdisasm (pip install '.[cuda-code]')"
+)
+
+
+class Code(NamedTuple):
+    registers: int
+    stack: int
+    spills: int
+    text: str
+
+
+class Case(NamedTuple):
+    kernel: str
+    kind: Kind
+    target: tuple[int, int]
+
+    def __str__(self):
+        return f"{self.kernel}-{self.kind}-sm{self.target[0]}{self.target[1]}"
+
+
+def cases():
+    for target in TARGETS:
+        for kernel in KERNELS:
+            yield from (Case(kernel, kind, target) for kind in FLOATS)
+    # What differs in these is how numbers are read: once will do.
+    for kernel in ("walk", "walk_masked", "walk_gradient"):
+        yield from (Case(kernel, kind, (9, 0)) for kind in OTHERS if kind.storage in ("i1", "u4", "i8"))
+    for kernel in ("rows", "rows_unaligned", "rows_gradient", "walk"):
+        yield from (Case(kernel, kind, (9, 0)) for kind in WIDENED)
+
+
+CASES = {str(case): case for case in cases()}
+
+
+def compiled(case):
+    """Compile a kernel in a process of its own; give what ptxas says of it and its text."""
+    ptx, _ = build.ptx_of(case.kind, case.kernel, case.target, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder) / "k.ptx", Path(folder) / "k.cubin"
+        source.write_text(ptx)
+        arch = f"-arch=sm_{case.target[0]}{case.target[1]}"
+        log = subprocess.run(
+            [PTXAS, "-v", arch, str(source), "-o", str(cubin)], capture_output=True, text=True, check=True
+        ).stderr
+        text = subprocess.run([NVDISASM, "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
+    stack, stores, loads = re.search(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log
+    ).groups()
+    return Code(int(re.search(r"Used (\d+) registers", log)[1]), int(stack), int(stores) + int(loads), text)
+
+
+@pytest.fixture(scope="module")
+def codes():
+    """All of them, two at a time."""
+    spawn = multiprocessing.get_context("spawn")
+    workers = min(4, len(os.sched_getaffinity(0)))
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        return dict(zip(CASES, pool.map(compiled, CASES.values(), chunksize=4), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_kernel_keeps_to_its_registers(codes, name):
+    case, code = CASES[name], codes[name]
+    parsed = sass.parse(code.text)
+    assert code.stack == 0
+    assert code.spills == 0
+    assert sass.local(parsed) == []
+    room = 65536 // (256 * build.blocks_of(case.kind, case.kernel)) // 8 * 8
+    assert code.registers <= room
+    if not case.kind.wide:
+        assert sass.float64(parsed) == []
+    else:
+        assert sass.float64(parsed)
+    loads = collections.Counter(c.name for c in parsed if c.name.startswith("LDG"))
+    if case.kernel.startswith("rows"):
+        assert any(".128" in load for load in loads)
+    if case.kernel == "rows_gradient":
+        assert any(c.name.startswith("STG") and ".128" in c.name for c in parsed)
+    exponentials = sum(c.name == "MUFU.EX2" for c in parsed)
+    # Gradients of log alpha take one more for each token, of any type.
+    if case.kernel.startswith(("rows", "walk")) and "gradient" not in case.kernel:
+        assert bool(exponentials) == case.kind.half
+
+
+# (pattern, at least so many in a turn, numbers of a turn in vectors, or as such)
+LOOPS = {
+    "rows": (VECTOR, 4, 4),
+    "rows_unaligned": (VECTOR, 8, 4),
+    "walk": (SINGLE, 16, 16),
+    "walk_masked": (SINGLE, 32, 16),
+}
+# Of half precision one by one, a load takes as many instructions as of float32, for half the bytes.
+BEYOND = {("walk", 2): 1.1, ("walk_masked", 2): 1.05}
+
+
+def cost(code, kernel, kind):
+    """Give the instructions a number of a kernel's main loop."""
+    pattern, least, count = LOOPS[kernel]
+    if kernel == "rows_unaligned" and kind.item == 8:
+        # Of the second 16 bytes half is wanted, and read.
+        least = 4
+    numbers = count * (kind.vector if pattern == VECTOR else 1)
+    turns = [
+        turn
+        for loop in sass.loops(code)
+        # The loop around it, over cells, comes past as many and more.
+        if loop.last - loop.first < 2500 and (turn := sass.shortest_turn(code, loop, pattern, least))
+    ]
+    return min(turns) / numbers
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, case in CASES.items() if case.kernel in LOOPS and case.kind in FLOATS]
+)
+def test_a_logit_costs_less_than_its_bytes(codes, name):
+    case = CASES[name]
+    paid = cost(sass.parse(codes[name].text), case.kernel, case.kind)
+    moved = case.kind.item + (case.kernel == "walk_masked")
+    budget = moved / BYTES_FOR_27 * BEYOND.get((case.kernel, case.kind.item), 1)
+    print(f"{name}: {paid:.1f} of {budget:.1f}")
+    assert paid <= budget
+    if case.kernel.startswith("rows"):
+        assert paid <= {4: 27, 2: 13, 8: 55}[case.kind.item]
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, case in CASES.items() if case.kernel == "rows_gradient" and case.kind in FLOATS]
+)
+def test_a_gradient_costs_less_than_its_bytes(codes, name):
+    """A logit is looked at twice: for its token's total, as by `rows`, and to write; all of that loop
+    counts."""
+    case = CASES[name]
+    code = sass.parse(codes[name].text)
+    first = sass.loops(code)
+    total = min(
+        turn
+        for loop in first
+        if loop.last - loop.first < 2500 and (turn := sass.shortest_turn(code, loop, VECTOR, 4))
+    ) / (4 * case.kind.vector)
+    writing = [
+        loop.last - loop.first + 1
+        for loop in first
+        if sass.count(code, loop, VECTOR) == 2 and sass.count(code, loop, r"STG.*\.128") == 2
+    ]
+    paid = total + min(writing) / (2 * case.kind.vector)
+    budget = 2 * case.kind.item / BYTES_FOR_27
+    print(f"{name}: {paid:.1f} of {budget:.1f}")
+    assert paid <= budget
+
+
+def test_the_bars_can_fail():
+    """A kernel in float64 arithmetic has float64 instructions; text with a spill and a long turn is seen."""
+    text = """
+.L_x_1:
+  /*0000*/ LDG.E.128 R4, [R2] ;
+  /*0010*/ @P0 BRA `(.L_x_2) ;
+  /*0020*/ STL [R1], R4 ;
+  /*0030*/ DFMA R4, R4, R4, R4 ;
+.L_x_2:
+  /*0040*/ @P1 BRA `(.L_x_1) ;
+  /*0050*/ EXIT ;
+"""
+    code = sass.parse(text)
+    assert sass.local(code) == ["STL"]
+    assert sass.float64(code) == ["DFMA"]
+    (loop,) = sass.loops(code)
+    assert sass.shortest_turn(code, loop, VECTOR, 1) == 3
+    assert sass.shortest_turn(code, loop, "DFMA", 1) == 5
+    assert sass.shortest_turn(code, loop, "DFMA", 2) is None
