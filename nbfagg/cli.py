@@ -149,6 +149,13 @@ def _size(text: str) -> int:
 
 
 def _bench(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    if arguments.target == "cuda":
+        # Its shapes, dtypes and peers are its own.
+        if arguments.list or arguments.shape or arguments.peer or arguments.plot:
+            parser.error("--target cuda takes --json alone")
+        from nbfagg.cuda import bench
+
+        return bench.main(None if arguments.json is None else str(arguments.json))
     from nbfagg.bench import cases, command
 
     if arguments.list:
@@ -227,6 +234,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the logits")
     bench.add_argument("--rounds", type=_count, default=9, metavar="N", help="turns of each (default: 9)")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="write a picture: .png, .svg or .pdf")
+    bench.add_argument(
+        "--target", choices=("cpu", "cuda"), default="cpu", help="what runs fagg (default: cpu)"
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the record")
     return parser
 

@@ -179,5 +179,10 @@ def test_bench_without_a_gpu(capsys):
 
     if torch.cuda.is_available():
         pytest.skip("there is one")
+    from nbfagg import cli
+
     assert bench.main() == 1
     assert "sees no GPU" in capsys.readouterr().out
+    assert cli.main(["bench", "--target", "cuda"]) == 1
+    assert "sees no GPU" in capsys.readouterr().out
+    assert cli.main(["bench", "--target", "cuda", "--list"]) == 2

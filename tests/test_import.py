@@ -99,15 +99,14 @@ def test_it_is_typed():
 
 def imported(name):
     """Give a module, if the framework that it is for is installed."""
+    if name in ABOUT:
+        pytest.importorskip(ABOUT[name])
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as missing:
         if missing.name not in ("torch", "dask", "xarray", "distributed"):
             raise
         pytest.skip(str(missing))
-    if name in ABOUT:
-        pytest.importorskip(ABOUT[name])
-    return importlib.import_module(name)
 
 
 @pytest.mark.parametrize("name", MODULES)
