@@ -263,15 +263,19 @@ def in_one_piece(axes: list[Axis], item: int) -> bool:
     return kept == sorted(kept) and _steady([(axis.size, axis.pitch) for axis in row], item)
 
 
-def _side_by_side(axes: list[Axis], run: Axis, item: int) -> int:
-    """Give how many runs of a tile fall into neighbouring cells side by side, a divisor of their number."""
+def _side_by_side(axes: list[Axis], run: Axis, item: int) -> tuple[Axis, int]:
+    """Give the axis along which runs lie side by side, and how many a tile takes: a divisor of its size.
+
+    1 where there is none. Of several, which only strides that overlap can make, the first.
+    """
     # Whether short runs are columns must not depend on how many batch rows there are.
     roles = "l" if run.size < 64 // item else "bl"
     neighbours = [a for a in axes if a.role in roles and a.pitch == run.size * item]
     if not neighbours or run.size * item * 2 > TILE:
-        return 1
-    most = TILE // (run.size * item)
-    return max(d for d in range(1, min(most, neighbours[0].size) + 1) if neighbours[0].size % d == 0)
+        return run, 1
+    size = neighbours[0].size
+    most = min(TILE // (run.size * item), size)
+    return neighbours[0], max(d for d in range(1, most + 1) if size % d == 0)
 
 
 def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.int64], int]:
@@ -282,7 +286,7 @@ def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.in
     tokens = 1
     if inner.role == "k" and inner.pitch == item:
         # A shared reference point can lose a token's logarithm, see rows.DOUBT.
-        tokens = 1 if log else _side_by_side(axes, inner, item)
+        neighbour, tokens = (inner, 1) if log else _side_by_side(axes, inner, item)
     columns = not (inner.role == "k" and inner.pitch == item and inner.size * tokens >= lanes)
     walked = list(axes)
     steps = Axis(1, 0, "k", -1)
@@ -317,7 +321,6 @@ def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.in
             steps = others[-1]
             walked.remove(steps)
     if tokens > 1:
-        (neighbour,) = (a for a in walked if a.role != "k" and a.pitch == inner.size * item)
         at = walked.index(neighbour)
         outer = Axis(neighbour.size // tokens, neighbour.pitch * tokens, neighbour.role, neighbour.order)
         walked[at : at + 1] = [outer] if outer.size > 1 else []

@@ -4,8 +4,13 @@ NBFAGG_FUZZ=200 pytest tests/test_properties.py tests/test_state.py tests/test_g
 """
 
 import os
+import sys
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
+
+# For asv_bench, which is not installed; at the end, for the nbfagg to be tested is the one that is.
+sys.path.append(str(Path(__file__).parents[1]))
 
 FUZZ = int(os.environ.get("NBFAGG_FUZZ", "0"))
 

@@ -102,6 +102,17 @@ def test_around_every_edge(sizes, shape, dtype):
         check(a, batch_axis=2, keep_axis=1)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_two_axes_beside_a_run(dtype):
+    """Strides that overlap: the tokens that follow a run side by side are along either of two axes."""
+    memory = normal((1000,), dtype)
+    a = np.lib.stride_tricks.as_strided(
+        memory, (6, 8, 16), [s * memory.itemsize for s in (16, 16, 1)], writeable=False
+    )
+    for batch, keep in (((), (0, 1)), (0, 1), (1, 0)):
+        check_all(a, batch_axis=batch, keep_axis=keep)
+
+
 @st.composite
 def views(draw):
     """A view of 5000 numbers by any strides: 0, negative, overlapping, not multiples of one another."""
