@@ -1,14 +1,7 @@
 """``nbfagg check``: fagg beside an oracle of higher precision, on the machine at hand.
 
-The bounds, in units in the last place (ulp) of the result:
-
-* alpha: 2 for float32, 3 for float64, as promised; where the exact value is below the smallest normal number,
-  one subnormal step.
-* log and lse: those of alpha and 2 more, in ulp of max(1, abs(exact)). A logarithm turns the relative error
-  of a sum into an absolute one of the same size, which is alpha's bound; taking the logarithm and adding the
-  exponent that was split off round once each, at the size of the result or of 1, whichever is larger.
-
-NaN, infinities and zeros that are exact must come out as themselves.
+The bounds are those of `nbfagg.promises`, but for weights below the smallest normal number: of either dtype
+one subnormal step.
 """
 
 from __future__ import annotations
@@ -20,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nbfagg
-
-BOUND = {"float32": 2.0, "float64": 3.0}
-LOG_EXTRA = 2.0
+from nbfagg.promises import BOUND, LOG_EXTRA, errors
 
 
 class Case(NamedTuple):
@@ -128,23 +119,12 @@ class Finding(NamedTuple):
 
 def _findings(what: str, result: Any, exact: NDArray[np.longdouble], dtype: str) -> Iterator[Finding]:
     """Compare one array with the oracle's: `what` is alpha, log or lse."""
-    from nbfagg import reference
-
     bound = BOUND[dtype] + (0 if what == "alpha" else LOG_EXTRA)
     if not isinstance(result, np.ndarray) or result.shape != exact.shape or result.dtype != dtype:
         came = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
         yield Finding(what, np.inf, bound, f"{came} came instead of {dtype} {exact.shape}")
         return
-    # A value that must come out as itself has no error or an infinite one.
-    fixed = ~np.isfinite(exact) | ((exact == 0) & (what == "alpha"))
-    same = (result == exact) | (np.isnan(result) & np.isnan(exact))
-    with np.errstate(invalid="ignore"):
-        if what == "alpha":
-            error = np.abs(reference.ulp_error(result, exact))
-        else:
-            ulp = np.spacing(np.maximum(1, np.abs(exact)).astype(dtype))
-            error = (np.abs(result - exact) / ulp).astype(np.float64)
-    error = np.where(fixed | ~np.isfinite(result), np.where(same, 0.0, np.inf), error)
+    error = errors(result, exact, what)
 
     def finding(what: str, bound: float, chosen: NDArray[np.bool_]) -> Finding:
         part = np.where(chosen, error, 0)

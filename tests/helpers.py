@@ -1,11 +1,4 @@
-"""fagg beside the oracle, judged by what is promised; and code run in a process of its own.
-
-alpha: 2 ulp of float32 and below its smallest normal number one subnormal step, 3 ulp of float64.
-
-log alpha and lse: the same and 2 ulp more, of max(1, abs(exact)). A logarithm turns a sum's relative error
-into an absolute one, so the bound of alpha is one at the size of 1; two more roundings, of the logarithm and
-of adding the exponent that was split off, are of the size of the result or of 1.
-"""
+"""fagg beside the oracle, judged by nbfagg.promises; and code run in a process of its own."""
 
 import os
 import subprocess
@@ -16,32 +9,11 @@ from pathlib import Path
 import numpy as np
 
 import nbfagg
-from nbfagg import reference
+from nbfagg import promises, reference
+from nbfagg.promises import share_of_bound
 
 DTYPES = [np.float32, np.float64]
-BOUND = {"f": 2.0, "d": 3.0}
-LOG_EXTRA = 2.0
-
-
-def share_of_bound(result, exact, what):
-    """Give the error as a share of what is allowed; `what` is "alpha", "log" or "lse"."""
-    info = np.finfo(result.dtype)
-    bound = BOUND[result.dtype.char]
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = exact.astype(result.dtype)
-        if what == "alpha":
-            share = reference.ulp_error(result, exact) / np.where(
-                (exact < info.tiny) & (result.dtype == np.float32), 1, bound
-            )
-        else:
-            leading = np.frexp(np.where(np.isfinite(exact), np.maximum(1, abs(exact)), 1))[1] - 1
-            ulp = np.ldexp(np.longdouble(info.eps), leading)
-            share = (abs(result - exact) / ulp / (bound + LOG_EXTRA)).astype(np.float64)
-    # NaN and infinities (also of what is beyond the dtype) come out as themselves, as does a weight of 0; and
-    # what is finite as something finite.
-    itself = ~np.isfinite(rounded) | ((exact == 0) & (what == "alpha"))
-    same = (result == rounded) | (np.isnan(result) & np.isnan(rounded))
-    return np.where(itself | ~np.isfinite(result), np.where(same, 0.0, np.inf), share)
+BOUND = {np.dtype(name).char: bound for name, bound in promises.BOUND.items()}
 
 
 def check(a, **keywords):
