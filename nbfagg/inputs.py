@@ -138,7 +138,8 @@ def hashable_axes(name: str, axes: Any, shape: tuple[int, ...]) -> Any:
     try:
         hash(axes)
     except TypeError:
-        _axes(name, axes, shape)
+        # An array of rank 0 is an index, and has no hash.
+        return _axes(name, axes, shape)
     return axes
 
 

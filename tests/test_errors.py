@@ -356,3 +356,9 @@ def test_out_that_overlaps_itself():
     )
     for out in (np.zeros((3, 2)).T, np.zeros((4, 6))[::2, ::2], np.zeros((2, 3))[::-1]):
         assert nbfagg.fagg(np.zeros((2, 3, 4)), out=out) is out
+
+
+@pytest.mark.parametrize("axis", [np.array(1), (np.array(1),)])
+def test_an_axis_that_has_no_hash(axis):
+    a = np.random.default_rng(0).normal(size=(2, 3, 4))
+    np.testing.assert_array_equal(nbfagg.fagg(a, keep_axis=axis), nbfagg.fagg(a))
