@@ -237,7 +237,7 @@ def fagg_vjp(
 
     Notes
     -----
-    Weights below 2**-180 (float64: 2**-1200) of the largest among the tokens that
+    Weights below 2**-178 (float64: 2**-1198) of the largest among the tokens that
     are read at a time count as 0. With alpha as `fagg` gives it, float32 gradients
     are within 4 ulp of the exact value relative to the largest term of the formula,
     float64 ones within 6. With `log` the rounding of log alpha, a number as large

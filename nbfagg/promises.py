@@ -29,9 +29,10 @@ BOUND = {"float32": 2.0, "float64": 3.0}
 LOG_EXTRA = 2.0
 GRADIENT_BOUND = {"float32": 4.0, "float64": 6.0}
 # Terms so many octaves below others may count as 0 in a gradient: of the logarithm, below the largest of
-# their token, else of the row.
+# their token, else of the row. The floor lies 180 (1200) octaves below the reference point, which is up to 2
+# above the largest.
 FLUSHED_LOG = {"float32": 98, "float64": 1038}
-FLUSHED = {"float32": 180, "float64": 1200}
+FLUSHED = {"float32": 178, "float64": 1198}
 
 Array = npt.NDArray[Any]
 Long = npt.NDArray[np.longdouble]
