@@ -19,7 +19,7 @@ def measure(rounds: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         # It fails if one survives, which is recorded too.
-        subprocess.run([*COMMAND, "--record", str(path)], check=False, stdout=sys.stderr)
+        subprocess.run([*COMMAND, "--record", str(path)], check=False, stdout=2)  # standard error
         return {"rows": json.loads(path.read_text(encoding="utf-8"))}
 
 
