@@ -54,6 +54,8 @@ wanted = nbfagg.fagg(rows(3))
 for count in (1, 8):  # compiled, for one thread and for several
     CALLS[name](count, workers=workers)
 fired = []
+# What a shell runs in the background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def fire():
     time.sleep(0.3)

@@ -77,6 +77,23 @@ def test_a_call_is_cut_in_slices(tasks, nbytes):
     assert all(end - begin == 1 or (end - begin) * nbytes / tasks <= 64 << 20 for begin, end in slices)
 
 
+def test_each_thread_of_our_own_has_memory_of_its_own(monkeypatch):
+    taken = []
+
+    def work(do, count, most):
+        for worker in range(count):
+            do(worker)
+
+    def drawn(function, arguments, memory, queue, end):
+        taken.append(memory)
+
+    monkeypatch.setattr(team, "_numbas", lambda: False)
+    monkeypatch.setattr(team, "crew", SimpleNamespace(work=work))
+    monkeypatch.setattr(team, "drive", SimpleNamespace(drawn=drawn))
+    team.do(team.Job(0, 0, 4096, 640, np.zeros(1, np.int64)), 3, 0, 9)
+    assert taken == [4096, 4096 + 640, 4096 + 2 * 640]
+
+
 def test_a_signal_handler_may_call():
     """Whenever it comes: the call that it interrupts keeps its memory."""
     code = """

@@ -409,7 +409,7 @@ if __name__ == "__main__":
         said = globals()[hazard](*arguments)
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        short = isinstance(error, MemoryError) or "allocate memory" in str(error)
+        short = isinstance(error, MemoryError) or "bad_alloc" in str(error)
         said = f"more than {MEMORY >> 30} GiB" if short else type(error).__name__
     print(json.dumps(said), flush=True)
     # Some threads may be beyond stopping.
