@@ -1,9 +1,11 @@
 """Threads of our own: all have done their work, and let go of the caller's memory, when a call ends."""
 
+import functools
 import os
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 from helpers import run_python
@@ -51,6 +53,30 @@ def test_they_are_waited_for_after_an_error():
     with pytest.raises(KeyError, match="own"):
         crew.work(late(done, fail), 3, 2)
     assert sorted(done) == [1, 2]
+
+
+def test_an_error_in_a_thread_is_the_callers():
+    def fail(worker):
+        if worker == 1:
+            raise KeyError("the thread's")
+
+    for _ in range(2):
+        with pytest.raises(KeyError, match="thread's"):
+            crew.work(fail, 2, 2)
+    assert crew._count == len(crew._idle) == 1
+
+
+def test_an_idle_thread_holds_nothing_of_the_callers():
+    class Memory:
+        pass
+
+    memory = Memory()
+    gone = weakref.ref(memory)
+    crew.work(functools.partial(lambda memory, worker: None, memory), 2, 2)
+    del memory
+    # It says that it is done after it let go.
+    assert crew._count == len(crew._idle) == 1
+    assert gone() is None
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer")

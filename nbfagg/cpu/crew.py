@@ -26,9 +26,11 @@ class _Hand:
     def _run(self) -> None:
         while True:
             self._wanted.acquire()
-            done = self._done
-            self._work()
-            # Idle again: from here on the next caller may have given it work.
+            work, done = self._work, self._done
+            work()
+            # An idle thread holds on to nothing of the caller's.
+            del work, self._work
+            # From here on the next caller may have given it work.
             _idle.append(self)
             done.release()
 
@@ -39,6 +41,14 @@ class _Hand:
         done.acquire()
         self._wanted.release()
         return done
+
+
+def _attempt(do: Callable[[int], None], worker: int, failed: list[BaseException]) -> None:
+    """Let an error be the caller's: a thread that it ended would never say that it is done."""
+    try:
+        do(worker)
+    except BaseException as error:
+        failed.append(error)
 
 
 def _wait(done: threading.Lock) -> BaseException | None:
@@ -90,17 +100,19 @@ def work(do: Callable[[int], None], count: int, most: int) -> None:
     `most` is how many threads there may be in all, beside those that call.
     """
     started: list[threading.Lock] = []
+    failed: list[BaseException] = []
     raised = None
     try:
         for worker in range(1, count):
             hand = _take(most)
             if hand is None:
                 break
-            started.append(hand.start(functools.partial(do, worker)))
+            started.append(hand.start(functools.partial(_attempt, do, worker, failed)))
         do(0)
     finally:
         # They work in memory of the caller's: it must not end before they do.
         for done in started:
             raised = _wait(done) or raised
-    if raised is not None:
-        raise raised
+    for error in (raised, *failed):
+        if error is not None:
+            raise error
