@@ -117,6 +117,27 @@ print(len(set(drawn)))
 """
 
 
+def test_one_thread_needs_no_layer():
+    code = """
+import numba
+import numpy as np
+import nbfagg
+
+def layer():
+    try:
+        return numba.threading_layer()
+    except ValueError:
+        return "none yet"
+
+a = np.zeros((2, 1000, 100))
+nbfagg.fagg(a, workers=1)
+print(layer())
+nbfagg.fagg(a)
+print(layer())
+"""
+    assert run_python(code, NUMBA_THREADING_LAYER="workqueue") == "none yet\nworkqueue\n"
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("count", [2, 16])
 def test_threads_at_once(count, layer):

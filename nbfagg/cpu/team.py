@@ -65,7 +65,8 @@ def _numbas() -> bool:
 
 def size(workers: int | None, nbytes: int) -> int:
     """Give how many threads an array of this size is worth, at most `workers`."""
-    if nbytes <= SERIAL:
+    # What follows loads Numba's threading layer.
+    if nbytes <= SERIAL or workers == 1:
         return 1
     if workers is None and layer() != "none":
         most = int(numba.get_num_threads())
