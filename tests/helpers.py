@@ -13,7 +13,14 @@ from nbfagg import promises, reference
 from nbfagg.promises import share_of_bound
 
 DTYPES = [np.float32, np.float64]
-BOUND = {np.dtype(name).char: bound for name, bound in promises.BOUND.items()}
+
+
+def by_letter(bounds):
+    """Give what is promised of dtypes by their letters."""
+    return {np.dtype(name).char: bound for name, bound in bounds.items()}
+
+
+BOUND = by_letter(promises.BOUND)
 
 
 def check(a, **keywords):

@@ -11,15 +11,16 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import in_memory_order, run_python
+from helpers import by_letter, in_memory_order, run_python
 from hypothesis import given
 from test_properties import calls, steady
 
 import nbfagg
-from nbfagg import reference
+from nbfagg import promises, reference
+from nbfagg.reference.ulp import ulp
 
-BOUND = {"f": 4, "d": 6}
-FLUSHED = {"f": 98, "d": 1038}
+BOUND = by_letter(promises.GRADIENT_BOUND)
+FLUSHED = by_letter(promises.FLUSHED_LOG)
 NAN, INF = np.nan, np.inf
 
 both = pytest.mark.parametrize("log", [False, True], ids=["plain", "log"])
@@ -51,13 +52,6 @@ KINDS = {
 
 def normal(shape, dtype, seed=0):
     return np.random.default_rng([seed, *shape]).normal(size=shape).astype(dtype)
-
-
-def unit(size, dtype):
-    """Give the spacing of numbers of this size, in longdouble."""
-    info = np.finfo(dtype)
-    leading = np.where(size == 0, info.minexp, np.frexp(size)[1] - 1)
-    return np.ldexp(np.longdouble(1), np.maximum(leading, info.minexp) - info.nmant)
 
 
 def forward(a, log=False, pair=False, seed=1, **keywords):
@@ -101,9 +95,7 @@ def assert_exact(got, grad, a, case="", bound=None, **keywords):
     size = np.maximum(largest, abs(want))
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want), err_msg=case)
     there = ~np.isnan(want) & ~((got == 0) & may_be_0(a, **keywords))
-    allowed = (bound or BOUND[got.dtype.char]) * unit(size, got.dtype) + np.finfo(
-        got.dtype
-    ).smallest_subnormal
+    allowed = (bound or BOUND[got.dtype.char]) * ulp(size, got.dtype) + np.finfo(got.dtype).smallest_subnormal
     share = np.where(there, abs(got - want) / np.where(there, allowed, 1), 0)
     if share.size:
         at = np.unravel_index(share.argmax(), share.shape)
@@ -461,7 +453,7 @@ def test_blocks_with_weights_just_above_the_smallest_number(dtype, depth, offset
     want, largest = oracle(grad, a)
     there = abs(want) > np.finfo(dtype).tiny
     assert there[:, 100:].any()
-    allowed = BOUND[alpha.dtype.char] * unit(np.maximum(largest, abs(want)), dtype)
+    allowed = BOUND[alpha.dtype.char] * ulp(np.maximum(largest, abs(want)), dtype)
     assert (abs(vjp(grad, a, alpha, lse) - want) <= allowed)[there].all()
 
 
