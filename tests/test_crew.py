@@ -55,15 +55,24 @@ def test_they_are_waited_for_after_an_error():
     assert sorted(done) == [1, 2]
 
 
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="no timer")
 def test_an_error_in_a_thread_is_the_callers():
-    def fail(worker):
-        if worker == 1:
-            raise KeyError("the thread's")
+    code = """
+import signal
+from nbfagg.cpu import crew
 
-    for _ in range(2):
-        with pytest.raises(KeyError, match="thread's"):
-            crew.work(fail, 2, 2)
-    assert crew._count == len(crew._idle) == 1
+def fail(worker):
+    if worker == 1:
+        raise KeyError("the thread's")
+
+signal.alarm(20)  # ends the process, should the thread have ended without a word
+for _ in range(2):
+    try:
+        crew.work(fail, 2, 2)
+    except KeyError as error:
+        print(error, crew._count, len(crew._idle))
+"""
+    assert run_python(code) == 2 * '"the thread\'s" 1 1\n'
 
 
 def test_an_idle_thread_holds_nothing_of_the_callers():
@@ -94,6 +103,37 @@ def test_a_signal_does_not_end_the_wait():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert sorted(done) == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="no timer")
+def test_a_handler_that_raises_when_the_lock_has_been_had():
+    """Between the lock and the next line: it must not be waited for once more."""
+    code = """
+import signal, threading
+from nbfagg.cpu import crew
+
+class Lock:
+    def __init__(self):
+        self.real, self.taken = threading.Lock(), 0
+
+    def acquire(self):
+        self.real.acquire()
+        self.taken += 1
+        if self.taken == 2 and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    def release(self):
+        self.real.release()
+
+crew.Lock = Lock
+signal.alarm(20)  # ends the process, should it wait for ever
+done = []
+try:
+    crew.work(done.append, 3, 2)
+except KeyboardInterrupt:
+    print(sorted(done))
+"""
+    assert run_python(code) == "[0, 1, 2]\n"
 
 
 def test_there_are_no_more_than_may_be():

@@ -6,61 +6,59 @@ queue as they do, so it ends whether or not any of them comes.
 
 from __future__ import annotations
 
-import functools
+import operator
 import os
 import threading
 from collections.abc import Callable
+from threading import Lock
+
+
+class _Part:
+    """What one thread is to do of a call."""
+
+    def __init__(self, do: Callable[[int], None], worker: int) -> None:
+        self._do = do
+        self._worker = worker
+        self.error: BaseException | None = None
+        self.finished = False
+        # Held until it is finished.
+        self.done = Lock()
+        self.done.acquire()
+
+    def run(self) -> None:
+        """Do it; an error is the caller's, for a thread that it ended would never say that it is done."""
+        # An idle thread holds on to nothing of the caller's.
+        do = self._do
+        del self._do
+        try:
+            do(self._worker)
+        except BaseException as error:
+            self.error = error
 
 
 class _Hand:
-    """A thread that waits for work, does it, and puts itself back among the idle ones."""
+    """A thread that waits for a part of a call, does it, and puts itself back among the idle ones."""
 
     def __init__(self) -> None:
-        self._wanted = threading.Lock()
-        self._wanted.acquire()
-        self._work: Callable[[], None]
-        self._done: threading.Lock
+        # Held while there is nothing to do.
+        self.wanted = Lock()
+        self.wanted.acquire()
+        self.part: _Part
         # Nothing is lost if it dies with the process: every caller waits for its own.
         threading.Thread(target=self._run, name="nbfagg", daemon=True).start()
 
     def _run(self) -> None:
         while True:
-            self._wanted.acquire()
-            work, done = self._work, self._done
-            work()
-            # An idle thread holds on to nothing of the caller's.
-            del work, self._work
-            # From here on the next caller may have given it work.
+            self.wanted.acquire()
+            part = self.part
+            part.run()
+            # From here on another caller may have it.
             _idle.append(self)
-            done.release()
-
-    def start(self, work: Callable[[], None]) -> threading.Lock:
-        """Give it work, and give a lock that can be acquired once when that is done."""
-        self._work, self._done = work, threading.Lock()
-        done = self._done
-        done.acquire()
-        self._wanted.release()
-        return done
+            part.finished = True
+            part.done.release()
 
 
-def _attempt(do: Callable[[int], None], worker: int, failed: list[BaseException]) -> None:
-    """Let an error be the caller's: a thread that it ended would never say that it is done."""
-    try:
-        do(worker)
-    except BaseException as error:
-        failed.append(error)
-
-
-def _wait(done: threading.Lock) -> BaseException | None:
-    """Wait until work is done, and give what a signal's handler raised meanwhile."""
-    raised = None
-    while True:
-        try:
-            done.acquire()
-            return raised
-        except BaseException as error:
-            raised = error
-
+_RELEASE = operator.methodcaller("release")
 
 _idle: list[_Hand] = []
 _count = 0
@@ -98,21 +96,37 @@ def work(do: Callable[[int], None], count: int, most: int) -> None:
     """Call `do` with 0 to `count` - 1 at once: 0 in this thread, others where a thread is idle.
 
     `most` is how many threads there may be in all, beside those that call.
+
+    A signal's handler may raise after any call here. Whatever it interrupts, those that were started are
+    waited for: they work in the caller's memory.
     """
-    started: list[threading.Lock] = []
-    failed: list[BaseException] = []
-    raised = None
+    hands: list[_Hand] = []
+    parts: list[_Part] = []
+    started: list[None] = []
+    raised: BaseException | None = None
     try:
         for worker in range(1, count):
             hand = _take(most)
             if hand is None:
                 break
-            started.append(hand.start(functools.partial(_attempt, do, worker, failed)))
+            hands.append(hand)
+            parts.append(_Part(do, worker))
+            hand.part = parts[-1]
+        # In one call of C, during which no handler runs: what is started is counted.
+        started.extend(map(_RELEASE, [hand.wanted for hand in hands]))
         do(0)
-    finally:
-        # They work in memory of the caller's: it must not end before they do.
-        for done in started:
-            raised = _wait(done) or raised
-    for error in (raised, *failed):
-        if error is not None:
-            raise error
+    except BaseException as error:
+        raised = error
+    while True:
+        try:
+            for part in parts[: len(started)]:
+                # A handler may raise when the lock has just been had: then it is finished.
+                while not part.finished:
+                    part.done.acquire()
+            break
+        except BaseException as error:
+            raised = raised or error
+    _idle.extend(hands[len(started) :])
+    for failure in (raised, *(part.error for part in parts)):
+        if failure is not None:
+            raise failure
