@@ -344,15 +344,21 @@ def as_given(name: str, value: Any, shape: tuple[int, ...], a: npt.NDArray[Any])
     return given
 
 
+def as_pair(grad: Any, pair: bool) -> tuple[Any, Any]:
+    """Give the gradient of alpha, and that of lse or None, as they came."""
+    if not pair:
+        return grad, None
+    if not isinstance(grad, tuple | list) or len(grad) != 2:
+        raise TypeError("nbfagg: grad with return_lse=True; want a pair, of alpha and of lse")
+    return grad[0], grad[1]
+
+
 def as_gradients(
     grad: Any, pair: bool, shape: tuple[int, ...], batch_shape: tuple[int, ...], a: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     """Give the gradient of alpha, and that of lse if `grad` is a pair."""
-    of_lse = None
+    grad, of_lse = as_pair(grad, pair)
     if pair:
-        if not isinstance(grad, tuple | list) or len(grad) != 2:
-            raise TypeError("nbfagg: grad with return_lse=True; want a pair, of alpha and of lse")
-        grad, of_lse = grad
         of_lse = as_given("grad of lse", of_lse, batch_shape, a)
     elif isinstance(grad, tuple) and len(grad) == 2 and np.shape(grad[0]) == shape != np.shape(grad[1]):
         raise TypeError("nbfagg: grad is a pair; want that of alpha alone, or return_lse=True")

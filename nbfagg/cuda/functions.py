@@ -240,14 +240,11 @@ def _gradients(
     grad: Any, pair: bool, shape: tuple[int, ...], batch_shape: tuple[int, ...], kind: Kind, a: View
 ) -> dict[str, int]:
     """Give the addresses of the gradients of alpha and, if it is a pair, of lse."""
-    if not pair:
-        return {"grad": _given("grad", grad, shape, kind.result, a)}
-    if not isinstance(grad, tuple | list) or len(grad) != 2:
-        raise TypeError("nbfagg: grad with return_lse=True; want a pair, of alpha and of lse")
-    return {
-        "grad": _given("grad", grad[0], shape, kind.result, a),
-        "grad_lse": _given("grad of lse", grad[1], batch_shape, _lse_storage(kind), a),
-    }
+    grad, of_lse = inputs.as_pair(grad, pair)
+    addresses = {"grad": _given("grad", grad, shape, kind.result, a)}
+    if pair:
+        addresses["grad_lse"] = _given("grad of lse", of_lse, batch_shape, _lse_storage(kind), a)
+    return addresses
 
 
 def fagg_vjp(

@@ -155,7 +155,7 @@ def fagg_vjp(
     """
     log, return_lse = inputs.as_flag("log", log), inputs.as_flag("return_lse", return_lse)
     call = checked(a, batch_axis, keep_axis, where, lengths, scale, out, workers)
-    grad, of_lse = as_pair(grad, return_lse)
+    grad, of_lse = inputs.as_pair(grad, return_lse)
     of_lse = None if of_lse is None else cut_like("grad of lse", of_lse, a, call.batch)
     grad = cut_like("grad", grad, a, call.result)
     alpha = cut_like("alpha", alpha, a, call.result)
@@ -201,15 +201,6 @@ def state_of(a: Any, **_: Any) -> Any:
         f"State.of: a is a Dask array of shape {a.shape}; want one of its chunks (nbfagg.fagg merges their "
         "states)"
     )
-
-
-def as_pair(grad: Any, return_lse: bool) -> tuple[Any, Any]:
-    """Give the gradient of alpha, and that of lse or None."""
-    if not return_lse:
-        return grad, None
-    if not isinstance(grad, tuple | list) or len(grad) != 2:
-        raise TypeError("nbfagg: grad with return_lse=True; want a pair, of alpha and of lse")
-    return grad[0], grad[1]
 
 
 def axes_of(a: Any) -> tuple[int, ...]:

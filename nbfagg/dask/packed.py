@@ -28,7 +28,7 @@ from nbfagg.dask.arrays import (
     meta_of,
     share,
 )
-from nbfagg.dask.functions import as_pair, axes_of, reduced, with_axes
+from nbfagg.dask.functions import axes_of, reduced, with_axes
 from nbfagg.dask.gradients import counted, localised, row_dots
 from nbfagg.plan import law_of
 from nbfagg.state import flat
@@ -172,7 +172,7 @@ def fagg_packed_vjp(
     """
     log, return_lse = inputs.as_flag("log", log), inputs.as_flag("return_lse", return_lse)
     options, dtype, rows, sizes = _checked(a, offsets, scale, out, workers)
-    grad, of_lse = as_pair(grad, return_lse)
+    grad, of_lse = inputs.as_pair(grad, return_lse)
     grad, alpha = cut_like("grad", grad, a, (0,)), cut_like("alpha", alpha, a, (0,))
     # A number a row; every task may look up its own.
     count = (sum(one.begins for one in sizes),)
