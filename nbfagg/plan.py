@@ -324,8 +324,10 @@ def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.in
         at = walked.index(neighbour)
         outer = Axis(neighbour.size // tokens, neighbour.pitch * tokens, neighbour.role, neighbour.order)
         walked[at : at + 1] = [outer] if outer.size > 1 else []
-    # Cells lie in memory's order, the columns (or tokens side by side) innermost.
-    for axis in reversed([a for a in axes if a.role != "k"]):
+    # Cells lie in memory's order, the columns (or tokens side by side) innermost: strides that overlap
+    # may have put another axis behind those tokens'.
+    beside = neighbour.order if tokens > 1 else None
+    for axis in sorted(reversed([a for a in axes if a.role != "k"]), key=lambda a: a.order != beside):
         if axis.order not in step:
             step[axis.order] = cells
             cells *= axis.size
@@ -348,7 +350,7 @@ def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.in
     chunked: tuple[int, int, int, int] | None = None
     tasks = []
     for axis in [a for a in walked if a.role != "k"]:
-        cell = step[axis.order] * (tokens if tokens > 1 and step[axis.order] == 1 else 1)
+        cell = step[axis.order] * (tokens if axis.order == beside else 1)
         if left // axis.size >= TASK // 2:
             tasks.append((axis.size, axis.pitch, cell, 0))
             walked.remove(axis)
@@ -375,7 +377,7 @@ def plan_nest(axes: list[Axis], item: int, log: bool) -> tuple[npt.NDArray[np.in
         elif axis.role == "k":
             walk.append((axis.size, axis.pitch, 0, 1))
         else:
-            cell = step[axis.order] * (tokens if tokens > 1 and step[axis.order] == 1 else 1)
+            cell = step[axis.order] * (tokens if axis.order == beside else 1)
             walk.append((axis.size, axis.pitch, cell, 0))
     batch = [(a.size, 0, step[a.order], 0) for a in _in_order(axes, "b")]
     kept = [(a.size, 0, step[a.order], 0) for a in _in_order(axes, "l")]

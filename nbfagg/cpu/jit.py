@@ -7,14 +7,10 @@ Functions made here are handed on as they were lowered; the kernel that they
 end up in is optimised once, as a whole.
 """
 
-import os
-
 import numba
-from llvmlite.binding import ffi as llvm
 from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_lock import global_compiler_lock
 
 
 class _Codegen:
@@ -107,18 +103,3 @@ def jit_as(name):
         return jit(function)
 
     return decorate
-
-
-def _hold() -> None:
-    global_compiler_lock.acquire()
-    llvm.lib._lock.__enter__()
-
-
-def _let_go() -> None:
-    llvm.lib._lock.__exit__()
-    global_compiler_lock.release()
-
-
-# A child forked while another thread compiles would wait for ever for that thread, which it does not have.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)

@@ -11,7 +11,6 @@ do the same tasks to the same bits:
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbfagg.cpu import crew, drive
+from nbfagg.cpu.forks import forked
 from nbfagg.plan import SERIAL
 
 _SAFE = ("omp", "tbb")
@@ -29,17 +29,7 @@ SLICE = 64 * 1024 * 1024
 # Of each thread of our own: a wake on another core took 80 us, in which a core reads 1 MiB.
 OURS = 2 * 1024 * 1024
 
-_forked = False
 _layer: str | None = None  # "none" where none can be loaded
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
 
 
 def layer() -> str:
@@ -60,7 +50,7 @@ def _most() -> int:
 
 def _numbas() -> bool:
     """Say whether Numba's threads may start."""
-    return not _forked and layer() in _SAFE
+    return not forked() and layer() in _SAFE
 
 
 def size(workers: int | None, nbytes: int) -> int:
