@@ -38,9 +38,10 @@ def test_tables_and_a_record(tmp_path, capsys):
         assert row["spread"].keys() == {"limit", "fagg", "NumPy"}
         assert row["share"] > 0
         # The record keeps four digits, so a time may be printed one apart in the last of three.
-        assert report.title(row).partition(":")[0] in out
+        title = report.title(row).partition(":")[0]
+        assert title in out
         # Fastest first, each with all the columns.
-        lines = out[out.index(report.title(row)) :].splitlines()[2:5]
+        lines = out[out.index(title) :].splitlines()[2:5]
         assert [line.split()[0] for line in lines] == list(report.seconds(row))
     assert {"cpu", "cores", "date", "versions"} <= found["machine"].keys()
     assert "the limit is" in out

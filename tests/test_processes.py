@@ -98,7 +98,6 @@ good()
 lock = {
     "compiler": global_compiler_lock,
     "number of threads": parallel._backend_init_thread_lock,
-    "number of threads, of all processes": parallel._backend_init_process_lock,
     "LLVM": llvmlite.binding.ffi.lib._lock,
 }[sys.argv[1]]
 inside = threading.Event()
@@ -115,6 +114,24 @@ if child == 0:
     os._exit(0 if good() else 1)
 thread.join()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), good())
+"""
+
+# One that is killed as it asks for the number of threads leaves the others what they need.
+KILLED = """
+import os, signal
+import numpy as np
+import nbfagg
+from numba.np.ufunc import parallel
+
+a = np.ones((40, 500, 40))
+nbfagg.fagg(a)
+child = os.fork()
+if child == 0:
+    parallel._backend_init_process_lock.__enter__()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(child, 0)
+signal.alarm(60)
+print(nbfagg.fagg(a)[0, 0] == 1 / 500)
 """
 
 POOL = """
@@ -154,11 +171,13 @@ def test_a_fork_while_threads_call(layer):
     assert printed.splitlines()[-1] == f"{[0] * 5}"
 
 
-@pytest.mark.parametrize(
-    "lock", ["compiler", "number of threads", "number of threads, of all processes", "LLVM"]
-)
+@pytest.mark.parametrize("lock", ["compiler", "number of threads", "LLVM"])
 def test_a_fork_while_a_thread_has_a_lock(lock):
     assert run_python(LOCKED, lock) == "0 True\n"
+
+
+def test_a_child_killed_with_a_lock():
+    assert run_python(KILLED) == "True\n"
 
 
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])

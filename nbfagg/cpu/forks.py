@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from llvmlite.binding import ffi as llvm
@@ -34,11 +35,12 @@ def _let_go() -> None:
 def _begin() -> None:
     global _forked
     _forked = True
-    # Numba makes another. This one is all processes' semaphore, taken whenever the number of threads is
-    # asked for: a child that copied it taken would never give it back, nor would one killed with it.
-    parallel._backend_init_process_lock = None
     _let_go()
 
 
 if hasattr(os, "register_at_fork"):
+    # Numba takes a semaphore of all processes too when it counts threads, lest one forks while another loads
+    # the layer: _hold sees to that. A child that copied the semaphore as it was taken never gives it back,
+    # nor does one that is killed with it; and the workers of a fork server left its name behind.
+    parallel._backend_init_process_lock = contextlib.nullcontext()  # type: ignore[assignment]
     os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_begin)
