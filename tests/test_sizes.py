@@ -5,6 +5,7 @@ changes no weight, and adds log(times) to the log-sum-exp.
 """
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -73,6 +74,21 @@ def test_states_and_packed_rows():
     assert share_of_bound(state.finalize(), exact, "alpha").max() <= 1
     packed = nbfagg.fagg_packed(repeated(a, 1, times), [0, 3, 3])
     assert share_of_bound(packed, exact[0], "alpha").max() <= 1
+
+
+def test_a_gradient():
+    """Its places take memory, whatever the logits take: 4 GiB."""
+    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        pytest.skip("this system does not say how much memory is free")
+    if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 8 << 30:
+        pytest.skip("less than 8 GiB of memory are free")
+    a = normal((1, 32, 16, 64), np.float16)
+    grad = normal((1, 32), np.float16, 1)
+    alpha, lse = nbfagg.fagg(a, return_lse=True)
+    times = HUGE // a.size + 3
+    found = nbfagg.fagg_vjp(*(np.broadcast_to(x, (times, *x.shape[1:])) for x in (grad, a, alpha, lse)))
+    wanted = nbfagg.fagg_vjp(grad, a, alpha, lse)
+    assert (found.view(np.int16) == wanted.view(np.int16)).all()
 
 
 def around(*edges):

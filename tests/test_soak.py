@@ -35,8 +35,7 @@ def play_until_it_fails(rounds_at_most):
     raise AssertionError("nothing failed")
 
 
-def broken(name, change):
-    right = getattr(nbfagg, name)
+def broken(right, change):
     return lambda *given, **keywords: change(right(*given, **keywords))
 
 
@@ -51,12 +50,23 @@ def off(result):
 @pytest.mark.parametrize("name", ["fagg", "fagg_vjp", "fagg_packed", "fagg_packed_vjp"])
 def test_a_wrong_result_is_seen(monkeypatch, capsys, name):
     monkeypatch.setattr(rounds, "FORKS", 0)
-    monkeypatch.setattr(nbfagg, name, broken(name, off), raising=False)
+    monkeypatch.setattr(nbfagg, name, broken(getattr(nbfagg, name), off), raising=False)
     seed, said = play_until_it_fails(60)
     assert said.startswith(f"{name} of ")
     assert "of what is allowed" in said
     assert cli.main(["check", "--soak", "0", "--seed", str(seed)]) == 1
     assert f"FAILED, seed {seed}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["finalize", "lse"])
+def test_a_wrong_state_is_seen(monkeypatch, what):
+    monkeypatch.setattr(rounds, "FORKS", 0)
+    if what == "finalize":
+        monkeypatch.setattr(nbfagg.State, "finalize", broken(nbfagg.State.finalize, off))
+    else:
+        right = nbfagg.State.lse.fget
+        monkeypatch.setattr(nbfagg.State, "lse", property(lambda self: off(right(self))))
+    assert play_until_it_fails(60)[1].startswith("State.of of ")
 
 
 def test_what_is_not_refused_is_seen(monkeypatch):
@@ -90,7 +100,7 @@ def test_some_seconds_on_threads(capsys):
 
 def test_a_failure_on_threads_ends_it(monkeypatch, capsys):
     monkeypatch.setattr(rounds, "FORKS", 0)
-    monkeypatch.setattr(nbfagg, "fagg", broken("fagg", off), raising=False)
+    monkeypatch.setattr(nbfagg, "fagg", broken(nbfagg.fagg, off), raising=False)
     assert soak.run(5, 3) == 1
     assert "repeats it" in capsys.readouterr().out
 

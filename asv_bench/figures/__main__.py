@@ -21,6 +21,7 @@ FIGURES = {
     "dask": "Dask's threads against a plain call, and the time that a graph takes",
     "run": "nbfagg run against cat, and its resident memory (8 GiB in the folder for temporary files)",
     "memory": "extra memory of a call beyond its result",
+    "neighbour": "a call while another program has one of two cores",
     "hazards": "what takes a process down or gives a wrong number, tried with each library",
     "mutations": "breakages of one line, each of which a test notices",
 }
