@@ -9,7 +9,7 @@ from helpers import DTYPES, run_python
 from ways import WAYS
 
 import nbfagg
-from nbfagg.cpu import launch, team
+from nbfagg.cpu import launch
 
 
 @pytest.mark.parametrize("start", [0, 1, 16, 48, 63])
@@ -67,31 +67,6 @@ def test_nothing_is_written_beside_the_workspace(monkeypatch, dtype):
             nbfagg.fagg_vjp(alpha, a, alpha, lse, keep_axis=way.keep, workers=workers)
             assert len(taken) == 3
             assert all((beyond == 0xA5).all() for beyond in taken), f"{name}, {workers} workers"
-
-
-@pytest.mark.parametrize(("tasks", "nbytes"), [(1, 1 << 40), (1000, 1 << 30), (7, 1 << 28), (5, 10), (3, 0)])
-def test_a_call_is_cut_in_slices(tasks, nbytes):
-    """So that Ctrl-C waits for 64 MiB, or for one task where that is longer; each task is in one of them."""
-    slices = list(team.slices(tasks, nbytes))
-    assert [task for begin, end in slices for task in range(begin, end)] == list(range(tasks))
-    assert all(end - begin == 1 or (end - begin) * nbytes / tasks <= 64 << 20 for begin, end in slices)
-
-
-def test_each_thread_of_our_own_has_memory_of_its_own(monkeypatch):
-    taken = []
-
-    def work(do, count, most):
-        for worker in range(count):
-            do(worker)
-
-    def drawn(function, arguments, memory, queue, end):
-        taken.append(memory)
-
-    monkeypatch.setattr(team, "_numbas", lambda: False)
-    monkeypatch.setattr(team, "crew", SimpleNamespace(work=work))
-    monkeypatch.setattr(team, "drive", SimpleNamespace(drawn=drawn))
-    team.do(team.Job(0, 0, 4096, 640, np.zeros(1, np.int64)), 3, 0, 9)
-    assert taken == [4096, 4096 + 640, 4096 + 2 * 640]
 
 
 def test_a_signal_handler_may_call():

@@ -16,13 +16,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 
 import nbfagg
 from nbfagg.bench.cases import CASES, logits
 from nbfagg.bench.text import digits, duration, table
+from nbfagg.cpu import team
 
 from .hazard_cases import CALLS
 from .record import ROOT, caption, progress
@@ -31,7 +34,7 @@ LAYERS = ("omp", "tbb", "workqueue")
 SHAPES = ("tiny rows", "pose", "heads", "long rows")
 ROUNDS = 9
 # Of calls, in quiet and beside the neighbour; and what is left to settle in between.
-SECONDS, SETTLE = 0.3, 0.05
+SECONDS, FEWEST, SETTLE = 0.3, 5, 2 * team.RESPITE
 
 SPINNER = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])])\nwhile True: pass"
 
@@ -42,7 +45,13 @@ def measure(rounds: int | None) -> dict[str, Any]:
         run = subprocess.run(
             [sys.executable, "-m", "asv_bench.figures.neighbour", layer, str(rounds or ROUNDS)],
             cwd=ROOT,
-            env={**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"},
+            # Where pip puts tbb the loader looks only if it is told to.
+            env={
+                **os.environ,
+                "NUMBA_THREADING_LAYER": layer,
+                "NUMBA_NUM_THREADS": "2",
+                "LD_LIBRARY_PATH": str(Path(sys.prefix) / "lib"),
+            },
             stdout=subprocess.PIPE,
             check=False,
         )
@@ -84,7 +93,7 @@ def _calls(call: Callable[[], object]) -> list[float]:
     """Time calls for a while."""
     took = []
     end = time.perf_counter() + SECONDS
-    while (begin := time.perf_counter()) < end:
+    while (begin := time.perf_counter()) < end or len(took) < FEWEST:
         call()
         took.append(time.perf_counter() - begin)
     return took
@@ -114,7 +123,7 @@ def _shape(layer: str, name: str, rounds: int, let: Callable[[bool], None]) -> l
                 took = _calls(call)
                 if busy:
                     times[side].append(statistics.median(took) / quiet[side][-1])
-                    slow[side].append(statistics.quantiles(took, n=10)[-1] / quiet[side][-1])
+                    slow[side].append(float(np.quantile(took, 0.9)) / quiet[side][-1])
                 else:
                     quiet[side].append(statistics.median(took))
     found = []

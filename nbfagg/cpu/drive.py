@@ -5,8 +5,9 @@ from numba import prange
 
 from nbfagg import fields
 from nbfagg.cpu.cache import compiled
-from nbfagg.cpu.tasks import Later, Task, call, take, unpack
-from nbfagg.cpu.vector import poke
+from nbfagg.cpu.clock import NEVER, now
+from nbfagg.cpu.tasks import Later, Task, call, lower_to, take, unpack
+from nbfagg.cpu.vector import peek, poke
 
 formats, gradient, nest, packed, rows = map(Later, ("formats", "gradient", "nest", "packed", "rows"))
 
@@ -48,13 +49,22 @@ def drawn(function, arguments, memory, queue, end):
 
 @compiled(parallel=True)
 def parallel(function, arguments, memory, thread_bytes, queue, begin, end, workers):
-    """Do all tasks on Numba's threads, each of which draws its next one when it is done with one."""
+    """Do all tasks on Numba's threads, each of which draws its next one when it is done with one.
+
+    Gives the nanoseconds from when one of them found nothing left to do until all were done. `queue` has room
+    for two numbers.
+    """
     poke(queue, begin)
+    first = queue + 8
+    poke(first, NEVER)
     for worker in prange(workers):
+        mine = memory + worker * thread_bytes
         task = take(queue)
         while task < end:
-            call(function, arguments, memory + worker * thread_bytes, task)
+            call(function, arguments, mine, task)
             task = take(queue)
+        lower_to(first, now(mine))
+    return now(memory) - peek(0, first)
 
 
 @compiled()

@@ -139,7 +139,7 @@ class _Call:
 
     def do(self, *kinds: tuple[Task, int]) -> None:
         """Do all tasks of each kind, one kind after the other, and end the call."""
-        queue = self.workspace[0][:8].view(np.int64)
+        queue = self.workspace[0][:16].view(np.int64)
         for task, tasks in kinds:
             function = task.address(self.like)
             job = team.Job(function, self.arguments, self.threads, self.thread_bytes, queue)

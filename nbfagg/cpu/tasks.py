@@ -40,6 +40,18 @@ def take(typingctx, counter):
 
 
 @intrinsic
+def lower_to(typingctx, place, number):
+    """Put a number at the address `place` if it is less than what is there, at once."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.PointerType(ir.IntType(64)))
+        builder.atomic_rmw("min", pointer, args[1], "monotonic")
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64), codegen
+
+
+@intrinsic
 def call(typingctx, function, arguments, memory, number):
     """Call a task's function by its address."""
 
