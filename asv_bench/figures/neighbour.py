@@ -32,6 +32,7 @@ from .record import ROOT, caption, progress
 
 LAYERS = ("omp", "tbb", "workqueue")
 SHAPES = ("tiny rows", "pose", "heads", "long rows")
+LIBRARIES = ("fagg", "Numba by hand")
 ROUNDS = 9
 # Of calls, in quiet and beside the neighbour; and what is left to settle in between.
 SECONDS, FEWEST, SETTLE = 0.3, 5, 2 * team.RESPITE
@@ -63,19 +64,16 @@ def measure(rounds: int | None) -> dict[str, Any]:
 
 
 def render(found: dict[str, Any]) -> str:
-    rows = [
-        [
-            row["layer"],
-            row["library"],
-            row["shape"],
-            duration(row["quiet_seconds"]),
-            f"{digits(row['times'])}x",
-            f"{digits(row['slow_times'])}x",
-        ]
-        for row in found["layers"]
-    ]
-    head = ["layer", "", "shape", "in quiet", "beside a neighbour", "one call in ten, from"]
-    return table(head, rows) + "\n\n" + caption(found, "numba", "numpy", "tbb")
+    by = {(row["layer"], row["shape"], row["library"]): row for row in found["layers"]}
+    rows = []
+    for layer, name in dict.fromkeys((row["layer"], row["shape"]) for row in found["layers"]):
+        cells = [layer, name, duration(by[layer, name, "fagg"]["quiet_seconds"])]
+        for library in LIBRARIES:
+            row = by[layer, name, library]
+            cells.append(f"{digits(row['times'])}x, {digits(row['slow_times'])}x")
+        rows.append(cells)
+    head = ["threads", "shape", "fagg in quiet", *LIBRARIES]
+    return table(head, rows) + "\n\n" + caption(found, "numba", "numpy")
 
 
 @contextmanager
@@ -99,11 +97,10 @@ def _calls(call: Callable[[], object]) -> list[float]:
     return took
 
 
-def _sides(name: str) -> dict[str, Callable[[], object]]:
+def _sides(name: str) -> dict[str, Callable[[], Any]]:
     a = logits(CASES[name])
-    sides: dict[str, Callable[[], object]] = {"fagg": lambda: nbfagg.fagg(a)}
     by_hand = CALLS["Numba"]()
-    sides["Numba by hand"] = lambda: by_hand(a)
+    sides = dict(zip(LIBRARIES, (lambda: nbfagg.fagg(a), lambda: by_hand(a)), strict=True))
     for call in sides.values():
         call()
     return sides

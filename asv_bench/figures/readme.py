@@ -26,6 +26,7 @@ TABLES = {
     "dask": ("dask", "render"),
     "run": ("run", "render"),
     "memory": ("memory", "render"),
+    "neighbour": ("neighbour", "render"),
     "hazards": ("hazards", "render"),
     "mutations": ("mutations", "render"),
 }
