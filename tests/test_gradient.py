@@ -923,3 +923,22 @@ def test_a_pair_of_gradients_needs_its_flag():
     alpha, lse = nbfagg.fagg(a, return_lse=True)
     with pytest.raises(TypeError, match="grad is a pair; want that of alpha alone, or return_lse=True"):
         nbfagg.fagg_vjp((alpha, lse), a, alpha, lse)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**60])
+@pytest.mark.parametrize(
+    ("dtype", "octaves", "size"), [(np.float32, 108, 2.0**30), (np.float64, 888, 2.0**300)]
+)
+def test_a_large_gradient_of_rows_far_apart(dtype, octaves, size, scale):
+    """Rows that share a reference point: what brings the lowest to it, times the gradient, is too large."""
+    a = normal((60, 4, 2), dtype)
+    a[::3] -= octaves * np.log(2)
+    a /= scale
+    grad, alpha, lse = forward(a, scale=scale)
+    grad *= dtype(size / scale)
+    found = vjp(grad, a, alpha, lse, scale=scale)
+    assert_exact(found, grad, a, log=False, scale=scale)
+    alone = [
+        vjp(grad[i : i + 1], a[i : i + 1], alpha[i : i + 1], lse[i : i + 1], scale=scale) for i in range(60)
+    ]
+    assert np.array_equal(found, np.concatenate(alone))

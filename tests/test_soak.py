@@ -105,13 +105,11 @@ def test_a_failure_on_threads_ends_it(monkeypatch, capsys):
     assert "repeats it" in capsys.readouterr().out
 
 
-def test_memory_that_grows_is_seen(capsys):
-    watch = memory.Watch()
-    watch.first, watch.most = 100.0, 105.5
-    assert soak._memory(watch, 5) == 1
-    assert "memory grew" in capsys.readouterr().out
-    watch.most = 104.0
-    assert soak._memory(watch, 5) == 0
+@pytest.mark.parametrize(("growth", "code"), [(5.5, 1), (4.0, 0), (None, 0)])
+def test_memory_that_grows_is_seen(monkeypatch, capsys, growth, code):
+    monkeypatch.setattr(soak, "soak", lambda *_: soak.Report(5.0, 3, Tally(), None, 100.0, growth))
+    assert cli.main(["check", "--soak", "5"]) == code
+    assert ("memory grew" in capsys.readouterr().out) == bool(code)
 
 
 def test_resident_memory_is_seen_to_grow():

@@ -28,6 +28,7 @@ TABLES = {
     "memory": ("memory", "render"),
     "neighbour": ("neighbour", "render"),
     "hazards": ("hazards", "render"),
+    "soak": ("soak", "render"),
     "mutations": ("mutations", "render"),
 }
 MARKED = re.compile(r"(?P<begin><!-- figures:(?P<name>[\w-]+) -->\n).*?(?P<end><!-- /figures -->)", re.DOTALL)

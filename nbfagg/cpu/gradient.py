@@ -270,14 +270,20 @@ def write_log_factors(like, grad, alpha, sums, count, dot, scale, factors):
 
 
 @jit
-def all_moderate(like, p, count):
-    """Say whether `count` factors at p are numbers below LARGE."""
+def all_smaller(like, p, count, limit):
+    """Say whether `count` factors at p are numbers of less than this size."""
     for first in range(0, count, lanes(like)):
         x = load_first(like, p, min(lanes(like), count - first), type_as(like, 0.0))
-        if not all_below(absolute(x), limits(like)[1]):
+        if not all_below(absolute(x), limit):
             return False
         p += BYTES
     return True
+
+
+@jit
+def all_moderate(like, p, count):
+    """Say whether `count` factors at p are numbers below LARGE."""
+    return all_smaller(like, p, count, limits(like)[1])
 
 
 @jit
@@ -329,10 +335,13 @@ def large_product(like, e, factor):
 
 
 @jit
-def apply(like, p, exps, factors, tokens, terms, repeated, target):
-    """Write exponentials times their tokens' factors; 0 where a logit, at p, is -inf, whatever the factor."""
+def apply(like, moderate, p, exps, factors, tokens, terms, repeated, target):
+    """Write exponentials times their tokens' factors; 0 where a logit, at p, is -inf, whatever the factor.
+
+    `moderate` says whether all factors are.
+    """
     size = BYTES // lanes(like)
-    if not all_moderate(like, factors, tokens):
+    if not moderate:
         # Token by token, so that one's bits do not depend on its neighbours'.
         for token in range(tokens):
             factor = peek(like, factors + token * size)
@@ -518,7 +527,8 @@ def block_gradient(like, source, plan, law, scale, log, given, out, row, token, 
             elif whole != 0.0:
                 norm = share / whole
             write_factors(like, grad + start, count, dot, scale * norm, factors)
-        apply(like, p, exps, factors, count, terms, repeated, target)
+        moderate = all_moderate(like, factors, count)
+        apply(like, moderate, p, exps, factors, count, terms, repeated, target)
     if not direct:
         write_out(like, plan, out, row, token, count, 0, terms, exps)
 
@@ -550,7 +560,9 @@ def long_gradient(like, source, plan, law, scale, log, given, out, row, token, d
         factor = scale * a * (g - dot) / token_sum
     if token_sum == 0.0:
         factor = 0.0
-    poke(room + 3 * GRADIENT_ROOM, type_as(like, factor))
+    place, repeated = room + 3 * GRADIENT_ROOM, room + 2 * GRADIENT_ROOM
+    poke(place, type_as(like, factor))
+    moderate = all_moderate(like, place, 1)
     for term in range(0, terms, piece):
         count = min(piece, terms - term)
         target = place_of(like, plan, out, row, token, term)
@@ -564,7 +576,7 @@ def long_gradient(like, source, plan, law, scale, log, given, out, row, token, d
         else:
             p = move_origin(like, p, count, top, law, buffer)
             write_exps(like, p, count, top, lowest, law, exps, piece * size)
-            apply(like, p, exps, room + 3 * GRADIENT_ROOM, 1, count, room + 2 * GRADIENT_ROOM, target)
+            apply(like, moderate, p, exps, place, 1, count, repeated, target)
         if not direct:
             write_out(like, plan, out, row, token, 1, term, count, exps)
 
@@ -668,13 +680,17 @@ def tiny_gradient(like, source, plan, law, scale, log, given, out, first, last, 
             whole = total_of(like, exps + i * step, length) * lift_down(like)
             norm = scale / whole if whole != 0.0 else 0.0
             write_factors(like, grad + start, tokens, dot, norm, place)
+    moderate = all_moderate(like, factors, rows * tokens)
+    if rows > 1 and not moderate and not all_smaller(like, factors, rows * tokens, type_as(like, np.inf)):
+        # To move a row to the point that all share may have been too much.
+        return False
     target = place_of(like, plan, out, first, 0, 0)
     if target == 0 or plan[ROWS_BATCH] != 1 or plan[ROWS_AXES + 3] != step:
-        apply(like, p, exps, factors, rows * tokens, terms, repeated, exps)
+        apply(like, moderate, p, exps, factors, rows * tokens, terms, repeated, exps)
         for i in range(rows):
             write_out(like, plan, out, first + i, 0, tokens, 0, terms, exps + i * step)
     else:
-        apply(like, p, exps, factors, rows * tokens, terms, repeated, target)
+        apply(like, moderate, p, exps, factors, rows * tokens, terms, repeated, target)
     return True
 
 

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from nbfagg.soak.calls import Failure, Tally
 from nbfagg.soak.memory import ALLOWED, Watch
@@ -89,6 +90,37 @@ class _Players:
         return total
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a soak found.
+
+    Attributes
+    ----------
+    minutes : float
+        That it took.
+    threads : int
+        That played at once.
+    tally : Tally
+        What was called how often, and the worst errors.
+    failure : tuple of int and Failure, or None
+        The seed of the round that failed, and how.
+    resident, growth : float or None
+        MiB after warming up, and the most that came on top; None where the system does not say.
+    """
+
+    minutes: float
+    threads: int
+    tally: Tally
+    failure: tuple[int, Failure] | None
+    resident: float | None
+    growth: float | None
+
+    @property
+    def calls(self) -> int:
+        """How many calls there were in all."""
+        return sum(self.tally.calls.values())
+
+
 def run(minutes: float, seed: int = 0, threads: int | None = None) -> int:
     """Play rounds for some time and show what was found.
 
@@ -106,19 +138,63 @@ def run(minutes: float, seed: int = 0, threads: int | None = None) -> int:
     int
         0; or 1 where a result was not as promised, or memory grew.
     """
+    if minutes == 0:
+        return _one(seed)
+    report = soak(minutes, seed, threads)
+    each_second = report.calls / (60 * report.minutes)
+    print(
+        f"{report.calls:,} calls in {report.minutes:.1f} min ({each_second:,.0f} a second), "
+        f"{report.threads} threads"
+    )
+    _show(report.tally)
+    return _failed(*report.failure) if report.failure is not None else _memory(report, minutes)
+
+
+def soak(minutes: float, seed: int = 0, threads: int | None = None) -> Report:
+    """Play rounds for some time, from this seed on, and show how far it is."""
+    players, watch = _Players(seed, threads or 2 + (os.cpu_count() or 1)), Watch()
+    began = time.monotonic()
+    end = began + 60 * minutes
+    next_look = began + 60 * min(WARM_UP, minutes / 3)
+    with _strict():
+        players.start()
+        try:
+            with _progress(60 * minutes) as show:
+                while (now := time.monotonic()) < end:
+                    if players.wait(min(1.0, end - now)):
+                        break
+                    now = time.monotonic()
+                    calls = sum(players.total().calls.values())
+                    show(now - began, f"{calls:,} calls, {calls / (now - began):,.0f} a second")
+                    if now >= next_look:
+                        with players.paused():
+                            watch.look()
+                        next_look = time.monotonic() + LOOK
+        finally:
+            players.stop()
+    took = time.monotonic() - began
+    if players.failure is None and watch.first is not None:
+        watch.look()
+    return Report(
+        took / 60, len(players.tallies), players.total(), players.failure, watch.first, watch.growth
+    )
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Take a warning for an error: a call that warns is not as promised."""
     with warnings.catch_warnings():
-        # A call that warns is not as promised. That a process with threads forks is what is wanted here.
         warnings.simplefilter("error")
+        # That a process with threads forks is what is wanted here.
         warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
-        if minutes == 0:
-            return _one(seed)
-        return _many(minutes, seed, threads or 2 + (os.cpu_count() or 1))
+        yield
 
 
 def _one(seed: int) -> int:
     tally = Tally()
     try:
-        play(tally, seed)
+        with _strict():
+            play(tally, seed)
     except Failure as failure:
         print(f"FAILED, seed {seed}: {failure}")
         return 1
@@ -126,42 +202,11 @@ def _one(seed: int) -> int:
     return 0
 
 
-def _many(minutes: float, seed: int, threads: int) -> int:
-    players, watch = _Players(seed, threads), Watch()
-    began = time.monotonic()
-    end = began + 60 * minutes
-    next_look = began + 60 * min(WARM_UP, minutes / 3)
-    players.start()
-    try:
-        with _progress(60 * minutes) as show:
-            while (now := time.monotonic()) < end:
-                if players.wait(min(1.0, end - now)):
-                    break
-                now = time.monotonic()
-                calls = sum(players.total().calls.values())
-                show(now - began, f"{calls:,} calls, {calls / (now - began):,.0f} a second")
-                if now >= next_look:
-                    with players.paused():
-                        watch.look()
-                    next_look = time.monotonic() + LOOK
-    finally:
-        players.stop()
-    took = time.monotonic() - began
-    if players.failure is None and watch.first is not None:
-        watch.look()
-    total = players.total()
-    calls = sum(total.calls.values())
-    print(f"{calls:,} calls in {took / 60:.1f} min ({calls / took:,.0f} a second), {threads} threads")
-    _show(total)
-    if players.failure is not None:
-        return _failed(*players.failure)
-    return _memory(watch, minutes)
-
-
 def _failed(seed: int, failure: Failure) -> int:
     print(f"\nFAILED, seed {seed}: {failure}")
     try:
-        play(Tally(), seed)
+        with _strict():
+            play(Tally(), seed)
     except Failure:
         print(f"nbfagg check --soak 0 --seed {seed} repeats it")
     else:
@@ -169,12 +214,14 @@ def _failed(seed: int, failure: Failure) -> int:
     return 1
 
 
-def _memory(watch: Watch, minutes: float) -> int:
-    if watch.growth is None:
+def _memory(report: Report, minutes: float) -> int:
+    if report.growth is None:
         print("resident memory: this system does not say")
         return 0
-    print(f"resident memory: {watch.first:.1f} MiB after warming up, at most {watch.growth:+.1f} MiB since")
-    if watch.growth > ALLOWED and minutes >= JUDGED_FROM:
+    print(
+        f"resident memory: {report.resident:.1f} MiB after warming up, at most {report.growth:+.1f} MiB since"
+    )
+    if report.growth > ALLOWED and minutes >= JUDGED_FROM:
         print(f"\nFAILED: memory grew by more than {ALLOWED:g} MiB")
         return 1
     return 0
