@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nbfagg.soak.calls import Failure, Tally
-from nbfagg.soak.memory import ALLOWED, Watch
+from nbfagg.soak.memory import ALLOWED, Watch, give_back
 from nbfagg.soak.rounds import play
 
 # A third of the time, this many minutes at most: kernels are compiled or loaded, caches filled.
@@ -152,6 +152,7 @@ def run(minutes: float, seed: int = 0, threads: int | None = None) -> int:
 
 def soak(minutes: float, seed: int = 0, threads: int | None = None) -> Report:
     """Play rounds for some time, from this seed on, and show how far it is."""
+    give_back()
     players, watch = _Players(seed, threads or 2 + (os.cpu_count() or 1)), Watch()
     began = time.monotonic()
     end = began + 60 * minutes

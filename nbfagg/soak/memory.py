@@ -21,6 +21,22 @@ def resident() -> float | None:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+# Of glibc's mallopt: from what size on memory is the system's own, and what may stay free at an arena's end.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _BYTES = -1, -3, 128 * 1024
+
+
+def give_back() -> None:
+    """Have freed memory go back to the system, where C's allocator can be told to (glibc only).
+
+    By itself it raises its thresholds as it goes: 64 MiB may then stay at the end of each thread's arena,
+    however little is in use (seen: 51 MiB in use, 150 MiB kept). What grows here is what is used.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _BYTES)
+
+
 def settle() -> None:
     """Free what can be freed: cycles of Python's, and pages that C's allocator keeps (glibc only)."""
     gc.collect()
