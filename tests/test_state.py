@@ -471,3 +471,23 @@ def test_weights_near_and_below_the_smallest_normal_number(depth):
     for _ in range(50):
         a = np.array([[[4 * rng.random() - depth], [4 * rng.random()]]])
         assert_exact(State.of(a), a)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("terms", [70, 256, 1000])
+def test_tokens_by_themselves_have_the_bits_of_the_general_way(dtype, terms):
+    """A mask that leaves nothing out takes that one."""
+    a = np.random.default_rng(terms).normal(0, 20, (6, 40, 3, terms)).astype(dtype)
+    a[0] += 1e7
+    a[1, 1], a[1, 2, :2], a[1, 3, 1, 3], a[1, 4, 2, 5] = -np.inf, -np.inf, np.inf, np.nan
+    for part in (
+        a[:, :, 1],
+        a[::2, 3:, 0],
+        a[:, :, :, : terms - 1][:, :, 2],
+        np.ascontiguousarray(a[:, :, 0]),
+    ):
+        included = np.ones(part.shape, bool)
+        included[0, 0, 0] = False
+        general = nbfagg.State.of(part, where=included).cells
+        found = nbfagg.State.of(part).cells
+        assert np.array_equal(found.view(np.int64)[1:], general.view(np.int64)[1:])

@@ -18,7 +18,7 @@ import numpy as np
 
 from nbfagg import scalar
 from nbfagg.cpu.finish import finish, finish_in_place, finish_log, lift_down, put_lse, weigh_one
-from nbfagg.cpu.gather import ahead_of, locate
+from nbfagg.cpu.gather import ahead_of, locate, offset_of
 from nbfagg.cpu.jit import jit
 from nbfagg.cpu.single import finish_parts, gap_of, sum_at, write_parts
 from nbfagg.cpu.sums import sum_of
@@ -28,6 +28,7 @@ from nbfagg.cpu.vector import BYTES, lanes, peek, poke
 from nbfagg.fields import (
     BLOCK_TOKENS,
     BLOCKS,
+    GATHERED,
     NOTE,
     PART_BLOCKS,
     PARTS,
@@ -35,11 +36,14 @@ from nbfagg.fields import (
     PIECES,
     ROWS,
     ROWS_A_TASK,
+    ROWS_BATCH,
+    SHORT,
     SUMS_IN_RESULT,
     TERMS,
     TILE,
     TILE_ROWS,
     TOKENS,
+    WHOLE,
 )
 
 # A token that is this much smaller than its block's largest exponential has lost
@@ -221,6 +225,35 @@ def row_result(like, plan, base, row):
 
 
 @jit
+def are_tokens(source, plan):
+    """Say whether rows are single tokens, read in place, of which the states are wanted and nothing else."""
+    if source[3] == 0 or plan[TOKENS] > 1 or plan[PIECES] > 1 or plan[TERMS] <= SHORT:
+        return False
+    return plan[WHOLE] != 0 and plan[GATHERED] == 0 and source[1] == 0 and source[2] == 0
+
+
+@jit
+def states_of_tokens(like, source, plan, law, scale, states, row, last, buffer):
+    """Write the states of rows that are single tokens, to the bit what the general way gives.
+
+    What is prefetched is the next row, wherever it lies: between two tokens of a chunk lie those of other
+    chunks, and to fetch them took half of the bus. So, and without notes and weights, tokens of 256 terms
+    that lie 32 KiB apart take 0.5 to 0.6 of the general way's time.
+    """
+    terms = plan[TERMS]
+    p = source[0] + offset_of(plan, 0, plan[ROWS_BATCH], row, 1)
+    while row < last:
+        following = source[0] + offset_of(plan, 0, plan[ROWS_BATCH], row + 1, 1) if row + 1 < last else p
+        top, bottom = extremes(like, p, terms)
+        q = move_origin(like, p, terms, top, law, buffer)
+        value, lost = run_sum(like, q, terms, top, bottom, law, following - q)
+        top, whole, rest = scalar.merge(-math.inf, 0.0, 0.0, top, value, lost, law)
+        put_lse(like, states, row, top, scalar.add_exactly(whole, rest), law, scale, 1)
+        p = following
+        row += 1
+
+
+@jit
 def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
     """Reduce and finish one task's rows, one after the other; sums and notes stay in this thread's cache."""
     sums = work + NOTE * plan[BLOCKS]
@@ -229,6 +262,9 @@ def whole_rows(like, source, plan, law, scale, log, out, lse, work, task):
     buffer = lows + (8 * (room + lanes(like)) if lanes(like) == 8 else 0)
     row = task * plan[ROWS_A_TASK]
     last = min(row + plan[ROWS_A_TASK], plan[ROWS])
+    if are_tokens(source, plan):
+        states_of_tokens(like, source, plan, law, scale, lse, row, last, buffer)
+        return
     while row < last:
         if plan[TILE_ROWS] and not log:
             end = min(row + plan[TILE_ROWS], last)
