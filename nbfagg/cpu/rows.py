@@ -49,6 +49,8 @@ from nbfagg.fields import (
 # A token that is this much smaller than its block's largest exponential has lost
 # bits to the block's reference point; its logarithm is taken anew.
 DOUBT = 2.0**-60
+# Bytes of rows, each by itself, from the one that is summed to the one that is prefetched.
+STATES_AHEAD = 4096
 
 
 @jit
@@ -236,21 +238,20 @@ def are_tokens(source, plan):
 def states_of_tokens(like, source, plan, law, scale, states, row, last, buffer):
     """Write the states of rows that are single tokens, to the bit what the general way gives.
 
-    What is prefetched is the next row, wherever it lies: between two tokens of a chunk lie those of other
-    chunks, and to fetch them took half of the bus. So, and without notes and weights, tokens of 256 terms
-    that lie 32 KiB apart take 0.5 to 0.6 of the general way's time.
+    What is prefetched are the rows to come, wherever they lie: between two tokens of a chunk lie those of
+    other chunks, and to fetch them took half of the bus. So, and without notes and weights, tokens of 256
+    terms that lie 32 KiB apart take 0.4 of the general way's time. With the next row alone that was 0.55.
     """
     terms = plan[TERMS]
-    p = source[0] + offset_of(plan, 0, plan[ROWS_BATCH], row, 1)
-    while row < last:
-        following = source[0] + offset_of(plan, 0, plan[ROWS_BATCH], row + 1, 1) if row + 1 < last else p
+    ahead = max(2, STATES_AHEAD // (terms * (BYTES // lanes(like))))
+    for one in range(row, last):
+        p = source[0] + offset_of(plan, 0, plan[ROWS_BATCH], one, 1)
+        later = source[0] + offset_of(plan, 0, plan[ROWS_BATCH], min(one + ahead, last - 1), 1)
         top, bottom = extremes(like, p, terms)
         q = move_origin(like, p, terms, top, law, buffer)
-        value, lost = run_sum(like, q, terms, top, bottom, law, following - q)
+        value, lost = run_sum(like, q, terms, top, bottom, law, later - q)
         top, whole, rest = scalar.merge(-math.inf, 0.0, 0.0, top, value, lost, law)
-        put_lse(like, states, row, top, scalar.add_exactly(whole, rest), law, scale, 1)
-        p = following
-        row += 1
+        put_lse(like, states, one, top, scalar.add_exactly(whole, rest), law, scale, 1)
 
 
 @jit
