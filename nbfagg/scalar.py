@@ -99,7 +99,14 @@ def log_distance(old: float, new: float, law: Law) -> float:
     """Give the natural logarithm of that factor; unlike `distance` it holds for any two finite maxima."""
     # Halves, since the distance of the two largest numbers is none.
     apart = 0.5 * origin(old, law) - 0.5 * origin(new, law)
-    return (shift(old, law) - shift(new, law)) * LN_2 + 2.0 * (apart * (law[0] * LN_2))
+    octaves = shift(old, law) - shift(new, law)
+    if octaves == 0.0 or abs(apart * law[0]) > law[4]:
+        return octaves * LN_2 + 2.0 * (apart * (law[0] * LN_2))
+    # One is far off and the other is not, or not by much: what is left of the two numbers is small.
+    apart = 2.0 * apart
+    product, lost = multiply_exactly(apart, law[2])
+    whole, rest = add_exactly(octaves, product)
+    return (whole + (rest + (lost + apart * law[3]))) * LN_2
 
 
 def two_to(exponent: int) -> float:
@@ -154,6 +161,21 @@ def add_exactly(x: float, y: float) -> tuple[float, float]:
     return whole, (x - (whole - part)) + (y - part)
 
 
+def multiply_exactly(x: float, y: float) -> tuple[float, float]:
+    """Give the rounded product of two float64 numbers and what it lost (Dekker's)."""
+    product = x * y
+    x_high, x_low = split(x)
+    y_high, y_low = split(y)
+    return product, x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)
+
+
+def split(x: float) -> tuple[float, float]:
+    """Give the upper and the lower half of a number's bits (Veltkamp's)."""
+    part = 134217729.0 * x  # 2**27 + 1
+    high = part - (part - x)
+    return high, x - high
+
+
 def log_sum_exp(maximum: float, total: float, law: Law, scale: float) -> float:
     """Give the natural logarithm of a total kept relative to the point of `maximum`.
 
@@ -171,4 +193,7 @@ def log_sum_exp(maximum: float, total: float, law: Law, scale: float) -> float:
     )
 
 
-FORMULAS = (origin, shift, distance, log_distance, rescale, add_exactly, merge, log_sum_exp)
+FORMULAS = (
+    *(origin, shift, distance, log_distance, rescale, merge, log_sum_exp),
+    *(add_exactly, multiply_exactly, split),
+)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_properties import calls, steady
 
 import nbfagg
-from nbfagg import State, reference
+from nbfagg import State, reference, scalar
 
 NAN, INF = np.nan, np.inf
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -491,3 +491,18 @@ def test_tokens_by_themselves_have_the_bits_of_the_general_way(dtype, terms):
         general = nbfagg.State.of(part, where=included).cells
         found = nbfagg.State.of(part).cells
         assert np.array_equal(found.view(np.int64)[1:], general.view(np.int64)[1:])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 3, 2.0**-30])
+@pytest.mark.parametrize(("dtype", "far"), [(np.float32, scalar.FAR_F32), (np.float64, scalar.FAR_F64)])
+def test_tokens_on_both_sides_of_where_logits_are_far_off(dtype, far, scale):
+    """What is subtracted from one and not from the other is large, and their distance is not."""
+    edge = far / scalar.LOG2_E / scale
+    shares = np.random.default_rng(0).uniform(0.97, 1.03, (200, 2, 1))
+    for sign in (1, -1):
+        a = (sign * edge * shares).astype(dtype)
+        exact, lse = reference.oracle(a, scale=scale, log=True, return_lse=True)
+        state = State.of(a, scale=scale)
+        for log_alpha in (nbfagg.fagg(a, scale=scale, log=True), state.finalize(log=True)):
+            assert share_of_bound(log_alpha, exact, "log").max() <= 1
+        assert share_of_bound(state.lse, lse, "lse").max() <= 1

@@ -78,7 +78,7 @@ def dots_of(grad, weights, offsets, dots):
         whole, rest = 0.0, 0.0
         for i in range(offsets[row], offsets[row + 1]):
             if weights[i] != 0.0:
-                product, lost = multiply_exactly(grad[i], weights[i])
+                product, lost = scalar.multiply_exactly(grad[i], weights[i])
                 # Halves of numbers near the end of the range overflow.
                 if not abs(lost) < abs(product):
                     lost = 0.0
@@ -91,7 +91,7 @@ def dots_of(grad, weights, offsets, dots):
 def weigh(total, lost, whole, rest):
     """Give (total + lost) / (whole + rest), the quotient's rounding brought back."""
     quotient = total / whole
-    product, rounded = multiply_exactly(quotient, whole)
+    product, rounded = scalar.multiply_exactly(quotient, whole)
     return quotient + ((total - product) - rounded + lost - quotient * rest) / whole
 
 
@@ -103,20 +103,3 @@ def lower(weight, old, new, law):
         return 0.0
     half = math.floor(0.5 * exponent)
     return weight * math.pow(2.0, half) * math.pow(2.0, exponent - half)
-
-
-@jit
-def multiply_exactly(x, y):
-    """Give the rounded product and what it lost (Dekker's, by Veltkamp's splitting)."""
-    product = x * y
-    x_high, x_low = split(x)
-    y_high, y_low = split(y)
-    return product, x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)
-
-
-@jit
-def split(x):
-    """Give the upper and the lower half of a number's bits."""
-    part = 134217729.0 * x  # 2**27 + 1
-    high = part - (part - x)
-    return high, x - high

@@ -50,8 +50,14 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
     ZERO, ONE, NINF = real(0), real(1), real(-math.inf)
     # Indices of a law: scalar.Law and the scale.
     INVERSE, HIGH, LOW = 1, 2, 3
-    names: dict[str, Any] = {"math": P.math}
-    for formula in (scalar.origin, scalar.shift, scalar.log_distance, scalar.add_exactly, scalar.log_sum_exp):
+
+    @jit
+    def multiply_exactly(x: Any, y: Any) -> tuple[Any, Any]:
+        product = x * y
+        return product, fma(x, y, -product)
+
+    names: dict[str, Any] = {"math": P.math, "multiply_exactly": multiply_exactly}
+    for formula in (scalar.origin, scalar.shift, scalar.add_exactly, scalar.log_distance, scalar.log_sum_exp):
         names[formula.__name__] = jit(typed(formula, real, names))
     origin, shift, log_distance = names["origin"], names["shift"], names["log_distance"]
     add_exactly, log_sum_exp = names["add_exactly"], names["log_sum_exp"]
