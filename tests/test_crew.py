@@ -105,6 +105,32 @@ def test_a_signal_does_not_end_the_wait():
     assert sorted(done) == [1, 2]
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="no such signals")
+def test_two_signals_at_once_do_not_end_the_wait():
+    done = []
+
+    def interrupt(number, frame):
+        raise InterruptedError
+
+    signals = signal.SIGUSR1, signal.SIGUSR2
+    before = [signal.signal(number, interrupt) for number in signals]
+
+    def send():
+        # Neither handler runs before both have been sent.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        for number in signals:
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+    try:
+        with pytest.raises(InterruptedError):
+            crew.work(late(done, send), 3, 2)
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+    assert sorted(done) == [1, 2]
+
+
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="no timer")
 def test_a_handler_that_raises_when_the_lock_has_been_had():
     """Between the lock and the next line: it must not be waited for once more."""

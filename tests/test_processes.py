@@ -1,6 +1,7 @@
 """Calls in children of a process that called: forked, spawned, from a server, deep down; on each layer."""
 
 import os
+import sys
 
 import layers
 import pytest
@@ -116,6 +117,62 @@ thread.join()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), good())
 """
 
+# The parent has Numba's threads, and may have imported nbfagg, but called nothing of it.
+NUMBAS = """
+import os, sys
+import numba, numpy as np
+
+@numba.njit(parallel=True)
+def count(n):
+    total = 0
+    for i in numba.prange(n):
+        total += 1
+    return total
+
+count(100)
+if sys.argv[1] == "imported":
+    import nbfagg
+child = os.fork()
+if child == 0:
+    import nbfagg
+    os._exit(0 if nbfagg.fagg(np.ones((40, 500, 40)))[0, 0] == 1 / 500 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+# A signal's handler raises while a fork waits for a lock: what Ctrl-C does.
+RAISED = """
+import os, signal, sys, threading, time
+from nbfagg.cpu import forks
+
+lock = forks._LOCKS[int(sys.argv[1])]
+inside = threading.Event()
+def keep():
+    with lock:
+        inside.set()
+        time.sleep(1)
+def interrupt(number, frame):
+    raise InterruptedError
+thread = threading.Thread(target=keep)
+thread.start()
+inside.wait()
+sys.unraisablehook = lambda unraisable: print(unraisable.exc_type.__name__, flush=True)
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+child = os.fork()
+def free():
+    # Another thread can have each.
+    had = []
+    def take():
+        had.extend(lock.acquire(timeout=10) for lock in forks._LOCKS)
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return all(had)
+if child == 0:
+    os._exit(0 if free() else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), free())
+"""
+
 # One that is killed as it asks for the number of threads leaves the others what they need.
 KILLED = """
 import os, signal
@@ -174,6 +231,18 @@ def test_a_fork_while_threads_call(layer):
 @pytest.mark.parametrize("lock", ["compiler", "number of threads", "LLVM"])
 def test_a_fork_while_a_thread_has_a_lock(lock):
     assert run_python(LOCKED, lock) == "0 True\n"
+
+
+@pytest.mark.parametrize("lock", range(3))
+def test_a_handler_that_raises_while_a_fork_waits(lock):
+    assert run_python(RAISED, lock) == "InterruptedError\n0 True\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells")
+@pytest.mark.parametrize("parent", ["imported", "without"])
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_a_parent_with_numbas_threads_of_its_own(layer, parent):
+    assert run_python(NUMBAS, parent, **layers.settings(layer)) == "0\n"
 
 
 def test_a_child_killed_with_a_lock():

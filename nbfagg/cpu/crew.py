@@ -103,30 +103,38 @@ def work(do: Callable[[int], None], count: int, most: int) -> None:
     hands: list[_Hand] = []
     parts: list[_Part] = []
     started: list[None] = []
-    raised: BaseException | None = None
+
+    def wait() -> None:
+        for part in parts[: len(started)]:
+            # A handler may raise when the lock has just been had: then it is finished.
+            while not part.finished:
+                part.done.acquire()
+
+    # Handlers of several signals may raise one right after the other, each before a line of Python is over:
+    # there is a `finally` for each of them.
     try:
-        for worker in range(1, count):
-            hand = _take(most)
-            if hand is None:
-                break
-            hands.append(hand)
-            parts.append(_Part(do, worker))
-            hand.part = parts[-1]
-        # In one call of C, during which no handler runs: what is started is counted.
-        started.extend(map(_RELEASE, [hand.wanted for hand in hands]))
-        do(0)
-    except BaseException as error:
-        raised = error
-    while True:
         try:
-            for part in parts[: len(started)]:
-                # A handler may raise when the lock has just been had: then it is finished.
-                while not part.finished:
-                    part.done.acquire()
-            break
-        except BaseException as error:
-            raised = raised or error
-    _idle.extend(hands[len(started) :])
-    for failure in (raised, *(part.error for part in parts)):
-        if failure is not None:
-            raise failure
+            try:
+                try:
+                    for worker in range(1, count):
+                        hand = _take(most)
+                        if hand is None:
+                            break
+                        hands.append(hand)
+                        parts.append(_Part(do, worker))
+                        hand.part = parts[-1]
+                    # In one call of C, during which no handler runs: what is started is counted.
+                    started.extend(map(_RELEASE, [hand.wanted for hand in hands]))
+                    do(0)
+                finally:
+                    wait()
+            finally:
+                wait()
+        finally:
+            wait()
+    finally:
+        wait()
+        _idle.extend(hands[len(started) :])
+    for part in parts:
+        if part.error is not None:
+            raise part.error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
+from typing import Any
 
 from llvmlite.binding import ffi as llvm
 from numba.core.compiler_lock import global_compiler_lock
@@ -12,24 +14,58 @@ from numba.np.ufunc import parallel
 # Another thread may have one of them, be it to compile or to ask how many threads there are, and no child
 # has that thread. In the order in which Numba takes them: compiling may load the threading layer, which
 # uses LLVM.
-_LOCKS = global_compiler_lock, parallel._backend_init_thread_lock, llvm.lib._lock
+_LOCKS: tuple[Any, ...] = (
+    global_compiler_lock._lock,
+    parallel._backend_init_thread_lock,
+    llvm.lib._lock._lock,
+)
 
-_forked = False
+# Those of them that a fork of this thread takes.
+_taken: list[Any] = []
+
+# In /proc/self/stat: forked, and no other program put in the process's place.
+_FORKED_ALONE = 0x40
+
+
+def _comes_with_threads() -> bool:
+    """Say whether Numba's threads may be those of a process that this one was forked from (Linux only)."""
+    if not parallel._is_initialized:
+        return False
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return bool(int(fields[6]) & _FORKED_ALONE)
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+_forked = _comes_with_threads()
 
 
 def forked() -> bool:
-    """Say whether this process was forked from one that had loaded this package."""
+    """Say whether this process was forked from one that had loaded these modules, or Numba's threads."""
     return _forked
 
 
 def _hold() -> None:
-    for lock in _LOCKS:
-        lock.__enter__()
+    """Take all locks, whatever a signal's handler raises meanwhile: the process forks all the same."""
+    _taken[:] = [lock for lock in _LOCKS if not lock._is_owned()]
+    raised: BaseException | None = None
+    while True:
+        try:
+            for lock in _taken:
+                if not lock._is_owned():
+                    lock.acquire()
+            break
+        except BaseException as error:
+            raised = raised or error
+    if raised is not None:
+        raise raised
 
 
 def _let_go() -> None:
-    for lock in reversed(_LOCKS):
-        lock.__exit__(None, None, None)
+    for lock in reversed(_taken):
+        if lock._is_owned():
+            lock.release()
 
 
 def _begin() -> None:
