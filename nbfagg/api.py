@@ -243,6 +243,12 @@ def fagg_vjp(
     float64 ones within 6. With `log` the rounding of log alpha, a number as large
     as |log alpha|, adds |log alpha| / 2 ulp.
 
+    That holds while ``scale * grad`` stays below 2**100 (float64: 2**900); beyond
+    it a factor may overflow where the result does not. With `log`, what alpha loses
+    below the smallest number of its type is lost times the row's sum of `grad`.
+    Gradients that are subnormal may differ in their last bits with what other rows
+    the array has.
+
     Examples
     --------
     >>> import numpy as np
