@@ -83,7 +83,7 @@ class Liar(np.ndarray):
         np.zeros(3, "M8[s]"),
         np.zeros((2, 3), np.longdouble),
     ],
-    ids=repr,
+    ids=lambda a: type(a).__name__,
 )
 def test_what_makes_no_array_is_refused(a):
     with pytest.raises(TypeError, match=r"^nbfagg: a .*want"):

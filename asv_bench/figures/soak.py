@@ -35,6 +35,6 @@ def render(found: dict[str, Any]) -> str:
         f"{calls:,} calls in {found['minutes']:.0f} minutes on {found['threads']} threads, of which "
         f"{found['calls']['refused']:,} had to be refused, and {found['children']:,} forked children: each "
         f"was as promised, the worst error {worst:.2f} of what is allowed. Resident memory grew by "
-        f"{max(0.0, found['growth_mib']):.1f} MiB at most after the first five minutes."
+        f"{max(0.0, found['growth_mib']):.1f} MiB at most once it had warmed up."
     )
     return text + "\n\n" + caption(found, "numba", "numpy")
