@@ -476,7 +476,7 @@ def test_weights_near_and_below_the_smallest_normal_number(depth):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("terms", [70, 256, 1000])
 def test_tokens_by_themselves_have_the_bits_of_the_general_way(dtype, terms):
-    """A mask that leaves nothing out takes that one."""
+    """Masked arrays take that one; the row of which the mask leaves something out is not compared."""
     a = np.random.default_rng(terms).normal(0, 20, (6, 40, 3, terms)).astype(dtype)
     a[0] += 1e7
     a[1, 1], a[1, 2, :2], a[1, 3, 1, 3], a[1, 4, 2, 5] = -np.inf, -np.inf, np.inf, np.nan

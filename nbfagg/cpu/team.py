@@ -32,8 +32,8 @@ SLICE = 64 * 1024 * 1024
 # Of each thread of our own: a wake on another core took 80 us, in which a core reads 1 MiB.
 OURS = 2 * 1024 * 1024
 
-# Nanoseconds that one of Numba's threads may be waited for at the end; a task takes a third of that at most,
-# but for one token of a row. For so many seconds after a longer wait the threads are our own, which sleep.
+# Nanoseconds that one of Numba's threads may be waited for at the end. For so many seconds after a longer
+# wait the threads are our own, which sleep.
 # Beside a program that had one of two cores, calls of 1.3 and 2.1 ms took 6.2 and 3.9 times as long in one of
 # ten cases, and take 2.0 and 2.3 times as long. To sleep before the barrier changed nothing: it is the others
 # that have used up their share.
