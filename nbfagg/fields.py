@@ -1,6 +1,6 @@
 """Where a plan's integers lie in the one array that kernels get.
 
-The kernels read them by these names; plan.py writes them by the same.
+The kernels read them by these names; nbfagg/plan writes them by the same.
 """
 
 # Rows taken token by token (cpu/rows.py).

@@ -10,9 +10,11 @@ from helpers import DTYPES, check_all
 from ways import WAYS, Way
 
 import nbfagg
-from nbfagg import fields, inputs, plan
+from nbfagg import fields, inputs
 from nbfagg.cpu import launch, team
 from nbfagg.cpu.tasks import Task
+from nbfagg.plan.axes import axes_of
+from nbfagg.plan.grain import SERIAL
 
 # What the head of the plan's table says of a way. Numbers of more than one are told by a tuple (least, most).
 SEVERAL = (2, np.inf)
@@ -199,7 +201,7 @@ def test_loops_of_packed_rows(driven, lengths, workers, forward, backward):
 
 def test_a_small_array_takes_the_short_way_only_as_it_is(driven):
     a = WAYS["small"].normal(np.float32)
-    assert a.nbytes <= plan.SERIAL
+    assert a.nbytes <= SERIAL
     read_only = a.view()
     read_only.flags.writeable = False
     nbfagg.fagg(a)
@@ -233,12 +235,12 @@ def test_a_shared_maximum_is_not_used_for_logarithms():
 
 
 def test_threads_are_worth_their_while():
-    assert team.size(None, plan.SERIAL) == team.size(64, plan.SERIAL) == 1
+    assert team.size(None, SERIAL) == team.size(64, SERIAL) == 1
     assert team.size(1, 1 << 40) == 1
     most = numba.config.NUMBA_NUM_THREADS
     assert team.size(None, 1 << 40) == numba.get_num_threads()
     assert team.size(10_000, 1 << 40) == most
-    assert all(team.size(most, n * plan.SERIAL) <= max(1, n) for n in range(1, 20))
+    assert all(team.size(most, n * SERIAL) <= max(1, n) for n in range(1, 20))
 
 
 @needs_threads
@@ -256,7 +258,7 @@ def test_the_number_of_threads_is_put_back():
 
 def test_axes_that_walk_as_one_are_one():
     def walked(a, batch=(0,), keep=(1,)):
-        axes, begin = plan.axes_of(a.shape, a.strides, batch, keep)
+        axes, begin = axes_of(a.shape, a.strides, batch, keep)
         return [(axis.role, axis.size, axis.pitch) for axis in axes], begin[0]
 
     a = np.zeros((3, 4, 5, 6), np.float32)

@@ -8,7 +8,9 @@ from helpers import DTYPES, check, check_all, in_memory_order
 from ways import WAYS
 
 import nbfagg
-from nbfagg import fields, plan
+from nbfagg import fields
+from nbfagg.fields import TILE
+from nbfagg.plan.grain import PART_BLOCKS
 
 
 def normal(random, shape, info):
@@ -127,7 +129,7 @@ def test_some_terms(kind, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_terms_around_a_tile(kind, dtype):
-    tile = plan.TILE // np.dtype(dtype).itemsize
+    tile = TILE // np.dtype(dtype).itemsize
     for terms in (tile // 2, tile // 2 + 1, tile - 1, tile, tile + 1, 2 * tile, 3 * tile + 5):
         check_all(logits(kind, (2, 3, terms), dtype))
 
@@ -135,7 +137,7 @@ def test_terms_around_a_tile(kind, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_around_a_tile(kind, dtype):
-    tile = plan.TILE // np.dtype(dtype).itemsize
+    tile = TILE // np.dtype(dtype).itemsize
     for terms in (1, 3, 20):
         for tokens in (tile // terms - 1, tile // terms + 1, 2 * (tile // terms) + 17):
             check_all(logits(kind, (1, tokens, terms), dtype))
@@ -145,7 +147,7 @@ def test_tokens_around_a_tile(kind, dtype):
 @pytest.mark.parametrize("kind", [normal, wide, tails])
 def test_parts(kind, dtype):
     # A part is 64 tiles. Just past one, cut inside of a token, and between tokens.
-    part = plan.PART_BLOCKS * plan.TILE // np.dtype(dtype).itemsize
+    part = PART_BLOCKS * TILE // np.dtype(dtype).itemsize
     for tokens in (2, part // 10):
         check_all(logits(kind, (1, tokens, part // tokens + 1), dtype))
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from nbfagg import fields
 from nbfagg.cpu import drive, team
 from nbfagg.cpu.tasks import Task
-from nbfagg.plan import TASK, Plan, format_of, law_of, packed_plan, row_space
+from nbfagg.plan import Plan, format_of, law_of, packed_plan, row_space
+from nbfagg.plan.grain import TASK
 
 # Whole rows are shared out while each thread gets this many tasks; fewer would
 # wait for the last one, so the parts of rows are shared instead.

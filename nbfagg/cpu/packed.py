@@ -25,7 +25,7 @@ from nbfagg.fields import (
 
 @jit
 def fit(plan, table, tokens):
-    """Write to a table what plan.plan_rows would for rows of so many tokens."""
+    """Write to a table what plan/rows.py would for rows of so many tokens."""
     table[:] = plan
     block_tokens = min(plan[BLOCK_TOKENS], tokens)
     blocks = tokens * plan[PIECES]

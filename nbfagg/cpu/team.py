@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from nbfagg.cpu import crew, drive
 from nbfagg.cpu.forks import forked
-from nbfagg.plan import SERIAL
+from nbfagg.plan.grain import SERIAL
 
 _SAFE = ("omp", "tbb")
 

@@ -11,10 +11,9 @@ import functools
 import math
 from dataclasses import dataclass
 
-from nbfagg import plan as cpu_plan
 from nbfagg.cuda import geometry
 from nbfagg.cuda.kinds import Kind
-from nbfagg.plan import Axis
+from nbfagg.plan.axes import Axis, axes_of, c_strides, in_one_piece, in_order
 
 
 @dataclass(frozen=True)
@@ -267,10 +266,6 @@ def _gradient_steps(
     return (*split, *before, Step(kernel, grid, 0)), space
 
 
-def _in_order(axes: list[Axis], role: str) -> list[Axis]:
-    return sorted((axis for axis in axes if axis.role == role), key=lambda axis: axis.order)
-
-
 @functools.lru_cache(maxsize=512)
 def make_plan(
     kind: Kind,
@@ -296,7 +291,7 @@ def make_plan(
     packed = packed_rows >= 0
     limits = limits or STANDARD
     both = batch + keep
-    axes, begin = cpu_plan.axes_of(shape, strides, batch, keep, mask, out)
+    axes, begin = axes_of(shape, strides, batch, keep, mask, out)
     rows = math.prod(shape[i] for i in batch)
     tokens = math.prod(shape[i] for i in keep)
     terms = math.prod(shape) // (rows * tokens) if rows * tokens else 0
@@ -306,11 +301,11 @@ def make_plan(
     steps: tuple[Step, ...] = ()
     space = 0
     item = kind.item
-    batches = _in_order(axes, "b")
-    in_piece = cpu_plan.in_one_piece(axes, item) and mask is None and kind.storage[0] in "fb"
+    batches = in_order(axes, "b")
+    in_piece = in_one_piece(axes, item) and mask is None and kind.storage[0] in "fb"
     if out is not None:
         row = [dataclasses.replace(axis, pitch=axis.out) for axis in axes]
-        in_piece = in_piece and cpu_plan.in_one_piece(row, item)
+        in_piece = in_piece and in_one_piece(row, item)
     if rows and tokens and terms and in_piece and len(batches) <= 1:
         pitch = batches[0].pitch if batches else 0
         head[geometry.ROW_PITCH], head[geometry.TOKEN_PITCH] = pitch // item, terms
@@ -337,7 +332,7 @@ def make_plan(
         begin[0] // item, begin[1], begin[2] // int(kind.result[1]),
     )  # fmt: skip
     sizes = tuple(shape[i] for i in both)
-    written = cpu_plan._c_strides(sizes, int(kind.result[1]))
+    written = c_strides(sizes, int(kind.result[1]))
     layout = tuple(both.index(i) for i in sorted(both))
     return Plan(
         sizes=sizes,
