@@ -40,16 +40,18 @@ def fagg(
 
     Parameters
     ----------
-    a : array_like or torch.Tensor
+    a : array_like, torch.Tensor, dask.array.Array, xarray.DataArray or GPU array
         Logits, of any rank that has the axes named, and any strides; read in
         place and never written. float16, bfloat16 (`ml_dtypes`), float32 and
         float64 keep their type, half precision being computed in float32 and
         rounded once at the end; integers and booleans are computed in float64.
-        Other byte orders are taken. A CPU tensor gives tensors, which carry
-        gradients; `where`, `lengths` and `out` may then be tensors too.
+        Other byte orders are taken. What comes back is of the kind of `a`: a
+        tensor carries gradients; a Dask array is lazy; a DataArray's axes may be
+        given by name; a GPU's array stays there. `where`, `lengths` and `out`
+        may then be of that kind too.
     batch_axis : int or tuple of ints, default 0
         Axes along which each index is aggregated by itself; ``()`` for none.
-        Negative axes count from the end.
+        Negative axes count from the end. Names of dimensions for a DataArray.
     keep_axis : int or tuple of ints, default 1
         Axes that the result keeps; ``()`` for none. All others are summed over.
     where : array_like of bool, optional
@@ -61,7 +63,8 @@ def fagg(
         batch axis and one kept axis. Nothing beyond is read.
     scale : float, default 1.0
         Multiplies the logits: 1/sqrt(d), 1/temperature. Positive, from
-        2**-900 to 2**900. Applied exactly, not by rounding ``scale * a``.
+        2**-900 to 2**900. Applied exactly, not by rounding ``scale * a``. A
+        number: for a temperature that is learned, multiply the logits by it.
     log : bool, default False
         Give the natural logarithm of alpha, right also where alpha underflows.
     return_lse : bool, default False
@@ -69,9 +72,9 @@ def fagg(
     out : numpy.ndarray, optional
         Written in full and returned; of the result's shape and dtype.
     workers : int, optional
-        Threads, at most; None for Numba's own setting, negative as in
-        `scipy.fft`. A small call uses fewer. The result's bits do not depend
-        on it.
+        Threads, at most; None for Numba's own setting, for tensors PyTorch's
+        (`torch.set_num_threads`); negative as in `scipy.fft`. A small call uses
+        fewer. The result's bits do not depend on it.
 
     Returns
     -------
@@ -207,8 +210,9 @@ def fagg_vjp(
         well, being above 0; `grad` then has to be 0 for a token that holds
         nothing.)
     lse : array_like
-        The rows' log-sum-exp, as `fagg` gives it: of its shape. Its values do not
-        matter, for exponentials are normalised by alpha, which is more exact.
+        The rows' log-sum-exp, as `fagg` gives it: of its shape. Part of what a
+        backward pass saves by convention; its values do not matter here, for
+        exponentials are normalised by alpha, which is more exact.
     batch_axis, keep_axis, where, lengths, scale, log, workers
         As `fagg` was called with.
     return_lse : bool, default False

@@ -28,8 +28,9 @@ def as_array(a: Any) -> npt.NDArray[Any]:
     if not isinstance(a, np.ndarray):
         origin = type(a).__module__.partition(".")[0]
         if origin in ("torch", "cupy", "dask", "jax", "jaxlib", "xarray", "tensorflow", "numba"):
+            wanted = "one of its DataArrays" if type(a).__name__ == "Dataset" else "a NumPy array"
             raise TypeError(
-                f"nbfagg: a is a {origin} {type(a).__name__}, not taken by this version; want a NumPy array"
+                f"nbfagg: a is a {origin} {type(a).__name__}, not taken by this version; want {wanted}"
             )
     array = plain_array("a", a, "want numbers")
     if format_of(array.dtype) < 0:
@@ -53,7 +54,7 @@ def plain_array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
     except (TypeError, ValueError) as error:
         raise TypeError(f"nbfagg: {name} is a {kind} that makes no array ({error}); {wanted}") from None
     if isinstance(array, np.ma.MaskedArray):
-        hint = "its data (what where=~mask does not include is left out)" if name == "a" else wanted[5:]
+        hint = "a.data, and where=~np.ma.getmaskarray(a) to leave out the rest" if name == "a" else wanted[5:]
         raise TypeError(f"nbfagg: {name} is a masked array, whose mask would be lost; want {hint}")
     if isinstance(array, np.matrix):
         raise TypeError(f"nbfagg: {name} is a numpy.matrix; want an array, as np.asarray({name}) gives it")
@@ -78,6 +79,8 @@ def _only_dlpack(value: Any) -> bool:
 def _axes(name: str, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Give axes as a tuple of non-negative ints."""
     wanted = f"want an int or a tuple of different ints from {-len(shape)} to {len(shape) - 1}"
+    if len(shape) == 1:
+        wanted += "; batch_axis=(), keep_axis=0 takes a as one row"
     result = []
     for axis in axes if isinstance(axes, tuple) else (axes,):
         try:
@@ -152,7 +155,7 @@ def as_scale(scale: Any, dtype: np.dtype[Any]) -> tuple[float, bool]:
             raise TypeError(f"nbfagg: scale is an array of shape {scale.shape}; {wanted}")
         scale = scale[()]
     if isinstance(scale, bool | np.bool_) or not isinstance(scale, numbers.Real):
-        raise TypeError(f"nbfagg: scale={given!r}; {wanted}")
+        raise TypeError(f"nbfagg: scale={given!r}, a {type(given).__name__}; {wanted}")
     try:
         value = float(scale)
     except OverflowError:

@@ -169,6 +169,7 @@ def test_run_on_a_scheduler(cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("nbfagg.run.cluster.CONNECT_SECONDS", 1)
     assert cli.main([*arguments[:3], "--scheduler", "tcp://127.0.0.1:9"]) == 2
     assert "no Dask scheduler answers at --scheduler=tcp://127.0.0.1:9" in capsys.readouterr().err
+    assert not list(tmp_path.glob(".out.npy*"))
 
 
 def test_run_on_a_scheduler_is_taken_up_again(cluster, tmp_path, monkeypatch, capsys):

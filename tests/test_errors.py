@@ -31,7 +31,7 @@ class Stranger:
 @pytest.mark.parametrize(
     ("a", "parts"),
     [
-        (np.ma.zeros((2, 3)), ["masked array", "want"]),
+        (np.ma.zeros((2, 3)), ["masked array", "want a.data, and where=~np.ma.getmaskarray(a)"]),
         (np.zeros((1, 2)).view(np.matrix), ["numpy.matrix", "want an array"]),
         (np.zeros((2, 3), np.complex64), ["(2, 3)", "complex64", "want float16, bfloat16, float32, float64"]),
         (np.zeros((2, 3), complex), ["complex128"]),

@@ -232,6 +232,7 @@ def wrong_files():
     Path("header.npy").write_bytes(whole[:30])
     Path("nothing.npy").write_bytes(b"")
     Path("text.npy").write_text("1 2 3\n")
+    np.savez("several.npz", a=a)
     np.save("complex.npy", a.astype(complex))
     np.save("string.npy", np.array([["a", "b"]]))
     np.save("structured.npy", np.zeros((3, 3), "f4,f4"))
@@ -254,6 +255,7 @@ def wrong_files():
         "scalar.npy": ["scalar"],
         "pickled.npy": ["pickles are never loaded"],
         "trap.npy": ["is no .npy file"],
+        "several.npz": ["is no .npy file: .npz, several arrays"],
         "missing.npy": ["does not exist"],
     }
 
@@ -429,7 +431,15 @@ def test_without_resume_it_starts_anew(in_pieces, monkeypatch, capsys):
     assert left() == []
     # Nothing to go on with is no error.
     assert run(b, "out.npy", "--resume") == 0
+    assert "out.npy is there and whole, and nothing of another one was begun" in capsys.readouterr().err
+    Path("out.npy").unlink()
+    assert run(b, "out.npy", "--resume") == 0
     assert "nothing of out.npy was begun" in capsys.readouterr().err
+    # Killed before the first checkpoint.
+    Path(".out.npy.nbfagg-part").write_bytes(b"")
+    assert run(b, "out.npy", "--resume") == 0
+    assert "out.npy was begun, but ended before anything was saved" in capsys.readouterr().err
+    assert left() == []
 
 
 def test_resume_of_something_else_is_refused(in_pieces, monkeypatch, capsys):
@@ -573,9 +583,9 @@ def test_a_plain_line_now_and_then(capsys, monkeypatch):
         for _ in range(3):
             advance(MIB)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("nbfagg run:  50% 2.0/4.0 MiB")
+    assert lines[0].startswith("nbfagg run:  50% 2.1/4.2 MB")
     assert lines[0].endswith(" left")
-    assert lines[-1].startswith("nbfagg run: 3145728 bytes in ")
+    assert lines[-1].startswith("nbfagg run: 0.00315 GB in ")
     assert len(lines) == 2
 
 
@@ -593,7 +603,7 @@ def test_a_bar_on_a_terminal():
     assert process.returncode == 0
     assert "nbfagg run" in shown
     assert "100%" in shown
-    assert "39.4/39.4 KiB" in shown
+    assert "40.3/40.3 kB" in shown
 
 
 def test_without_rich_nothing_is_shown(capsys, monkeypatch):

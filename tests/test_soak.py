@@ -96,6 +96,7 @@ def test_some_seconds_on_threads(capsys):
     out = capsys.readouterr().out
     assert "FAILED" not in out
     assert "resident memory: " in out
+    assert out.endswith("each call was as promised\n")
 
 
 def test_a_failure_on_threads_ends_it(monkeypatch, capsys):

@@ -310,6 +310,17 @@ def test_modules():
     assert (pooled[1] == 0).all()
     with pytest.raises(ValueError, match="values has shape"):
         AttentionPool()(a, values[:, :9])
+    with pytest.raises(TypeError, match="values is a ndarray; want a tensor"):
+        AttentionPool()(a, values.numpy())
+    with pytest.raises(TypeError, match="a is a ndarray; want a tensor"):
+        AttentionPool()(a.numpy(), values)
+    for layer in (Fagg, AttentionPool):
+        with pytest.raises(ValueError, match="scale=-1"):
+            layer(scale=-1)
+        with pytest.raises(TypeError, match="scale is a tensor, through which no gradient passes"):
+            layer(scale=torch.tensor(0.5))
+    with pytest.raises(TypeError, match="log="):
+        Fagg(log="no")
 
 
 def test_the_example():

@@ -78,6 +78,45 @@ def test_masks_and_lengths_by_name(chunks):
         nbfagg.fagg(a, where=xr.DataArray(mask, dims=("batch", "time")), **axes)
 
 
+def test_what_is_given_lies_by_name():
+    """Whatever the order of its dimensions: a square one would show no other shape."""
+    rng = np.random.default_rng(2)
+    a = xr.DataArray(rng.normal(size=(3, 3, 4)), dims=("batch", "token", "head"))
+    grad = xr.DataArray(rng.normal(size=(3, 3)), dims=("batch", "token"))
+    alpha, lse = nbfagg.fagg(a, return_lse=True)
+    wanted = nbfagg.fagg_vjp(grad.values, a.values, alpha.values, lse.values)
+    np.testing.assert_array_equal(nbfagg.fagg_vjp(grad, a, alpha, lse), wanted)
+    np.testing.assert_array_equal(nbfagg.fagg_vjp(grad.T, a, alpha.T, lse), wanted)
+    both = nbfagg.fagg_vjp((grad.T, lse * 0), a, alpha.T, lse, return_lse=True)
+    np.testing.assert_allclose(both, wanted, rtol=1e-15)
+    for wrong in (grad.rename(token="time"), grad[0]):
+        with pytest.raises(ValueError, match=r"grad has dimensions .*; want \('batch', 'token'\)"):
+            nbfagg.fagg_vjp(wrong, a, alpha, lse)
+    for dim in ("token", "time"):
+        with pytest.raises(ValueError, match=rf"lengths has dimensions \('{dim}',\); want \('batch',\)"):
+            nbfagg.fagg(a, lengths=xr.DataArray([1, 2, 3], dims=dim))
+
+
+def test_coordinates_have_to_agree():
+    a = logits()
+    axes = {"batch_axis": "batch", "keep_axis": "token"}
+    lengths = xr.DataArray([12, 0, 5], dims="batch", coords={"batch": ["x", "y", "z"]})
+    mask = xr.DataArray(np.arange(12) < 7, dims="token", coords={"token": np.arange(12) * 10})
+    wanted = nbfagg.fagg(a.values, batch_axis=2, keep_axis=0, lengths=lengths.values)
+    np.testing.assert_array_equal(nbfagg.fagg(a, lengths=lengths, **axes), wanted)
+    alpha, lse = nbfagg.fagg(a, where=mask, return_lse=True, **axes)
+    turned = {"lengths": lengths[::-1], "where": mask[::-1]}
+    for name, value in (*turned.items(), ("where", mask.assign_coords(token=np.arange(12)))):
+        with pytest.raises(ValueError, match=f"{name} has other coordinates along"):
+            nbfagg.fagg(a, **{name: value}, **axes)
+        with pytest.raises(ValueError, match=f"{name} has other coordinates along"):
+            nbfagg.State.of(a, **{name: value}, **axes)
+    with pytest.raises(ValueError, match="grad has other coordinates along 'token'"):
+        nbfagg.fagg_vjp(alpha[::-1], a, alpha, lse, where=mask, **axes)
+    found = nbfagg.fagg(a, where=turned["where"].reindex_like(a), **axes)
+    np.testing.assert_array_equal(found, alpha)
+
+
 @pytest.mark.parametrize("chunks", [None, (5, 2, 2, 5)])
 def test_gradients_and_packed_rows(chunks):
     a, plain = logits(chunks), logits().values

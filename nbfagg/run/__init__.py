@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
 import os
@@ -83,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if resumed:
             position, old, arrays = checkpoint.load(places.state)
         elif arguments.resume:
-            _say(0, f"nothing of {out} was begun, so this is from the start")
+            _say(0, f"{_nothing_saved(places)}, so this is from the start")
         # Tiles depend on it, so that a default must not have changed since.
         memory = arguments.memory or old.get("memory") or default_memory()
         if memory < LEAST_MEMORY:
@@ -109,31 +110,46 @@ def _run(arguments: argparse.Namespace) -> int:
         }
         if resumed:
             checkpoint.check_same(old, what, out)
-        else:
-            places.clear()
-        try:
-            target = kind(places, layout.result_shape, dtype, resume=resumed)
-        except OSError:
-            if not resumed:
-                places.clear()
-            raise
         job = stream.Job(source, where, lengths, layout, scale, bool(arguments.log))
         saved = checkpoint.Checkpoint(places.state, what)
-        try:
+        with contextlib.ExitStack() as opened:
+            opened.callback(source.close)
+            client = None
             if arguments.scheduler:
                 from nbfagg.run import cluster
 
-                cluster.go(arguments, job, target, saved, arrays)
-            else:
+                # Before anything is written.
+                client = opened.enter_context(cluster.connect(arguments.scheduler))
+            if not resumed:
+                places.clear()
+            try:
+                target = kind(places, layout.result_shape, dtype, resume=resumed)
+            except OSError:
+                if not resumed:
+                    places.clear()
+                raise
+            opened.callback(target.close)
+            if client is None:
                 _stream(job, target, saved, places, position, arrays, min(threads, count))
+            else:
+                cluster.go(client, arguments, job, target, saved, arrays)
             target.publish()
-        finally:
-            target.close()
-            source.close()
         places.clear()
     finally:
         places.release()
     return 0
+
+
+def _nothing_saved(places: targets.Places) -> str:
+    """Tell why there is nothing to go on from."""
+    if places.part.exists():
+        seconds = checkpoint.EVERY_SECONDS
+        return (
+            f"{places.out} was begun, but ended before anything was saved, after {seconds:g} s at the soonest"
+        )
+    if places.out.exists():
+        return f"{places.out} is there and whole, and nothing of another one was begun"
+    return f"nothing of {places.out} was begun"
 
 
 def _stream(

@@ -50,8 +50,8 @@ class Readable:
             source.close()
 
 
-def go(arguments: argparse.Namespace, job: Job, target: Target, saved: Checkpoint, arrays: Arrays) -> None:
-    """Do the blocks of the result that are left.
+def connect(address: str) -> Any:
+    """Give a client of a scheduler, to be closed.
 
     Raises
     ------
@@ -59,19 +59,26 @@ def go(arguments: argparse.Namespace, job: Job, target: Target, saved: Checkpoin
         If there is no scheduler at the address.
     """
     distributed = importing("distributed", "dask")
+    try:
+        return distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise Refused(f"no Dask scheduler answers at --scheduler={address} ({error})") from None
+
+
+def go(
+    client: Any, arguments: argparse.Namespace, job: Job, target: Target, saved: Checkpoint, arrays: Arrays
+) -> None:
+    """Do the blocks of the result that are left."""
+    distributed = importing("distributed", "dask")
     alpha = _graph(arguments, job)
     blocks = list(_blocks(alpha.chunks))
     done = arrays.get("done", np.zeros(len(blocks), bool))
-    try:
-        client = distributed.Client(arguments.scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise Refused(f"no Dask scheduler answers at --scheduler={arguments.scheduler} ({error})") from None
 
     def save() -> None:
         saved.save(0, {"done": done}, target.sync)
 
     total = math.prod(job.layout.shape) * job.source.dtype.itemsize
-    with client, Signals() as signals:
+    with Signals() as signals:
         left = [number for number in range(len(blocks)) if not done[number]]
         lazy = alpha.to_delayed().reshape(-1)
         futures = client.compute([lazy[number] for number in left])

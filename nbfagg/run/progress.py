@@ -29,7 +29,7 @@ def shown(total: int, done: int) -> Iterator[Advance]:
     console = Console(file=sys.stderr)
     numbers: list[Any] = [
         bars.TaskProgressColumn(),
-        bars.DownloadColumn(binary_units=True),
+        bars.DownloadColumn(),
         bars.TransferSpeedColumn(),
         bars.TimeRemainingColumn(elapsed_when_finished=True),
     ]
@@ -55,7 +55,6 @@ def shown(total: int, done: int) -> Iterator[Advance]:
 
     yield advance
     seconds = time.monotonic() - began
-    rate = (total - done) / max(seconds, 1e-9) / 2**30
-    print(
-        f"nbfagg run: {total - done} bytes in {seconds:.1f} s, {rate:.2f} GiB/s", file=sys.stderr, flush=True
-    )
+    gigabytes = (total - done) / 1e9
+    rate = gigabytes / max(seconds, 1e-9)
+    print(f"nbfagg run: {gigabytes:.3g} GB in {seconds:.1f} s, {rate:.2f} GB/s", file=sys.stderr, flush=True)

@@ -172,6 +172,9 @@ def _npy(path: Path) -> Mapped:
     form = np.lib.format
     with path.open("rb") as file:
         try:
+            if file.read(2) == b"PK":
+                raise ValueError(".npz, several arrays in an archive; want one, as np.save writes it")
+            file.seek(0)
             version = form.read_magic(file)
             read = {(1, 0): form.read_array_header_1_0}.get(version, form.read_array_header_2_0)
             shape, fortran, dtype = read(file)

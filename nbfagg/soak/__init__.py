@@ -147,7 +147,12 @@ def run(minutes: float, seed: int = 0, threads: int | None = None) -> int:
         f"{report.threads} threads"
     )
     _show(report.tally)
-    return _failed(*report.failure) if report.failure is not None else _memory(report, minutes)
+    if report.failure is not None:
+        return _failed(*report.failure)
+    if status := _memory(report, minutes):
+        return status
+    print("each call was as promised")
+    return 0
 
 
 def soak(minutes: float, seed: int = 0, threads: int | None = None) -> Report:
@@ -200,6 +205,7 @@ def _one(seed: int) -> int:
         print(f"FAILED, seed {seed}: {failure}")
         return 1
     _show(tally)
+    print("each call was as promised")
     return 0
 
 

@@ -47,6 +47,8 @@ def _tensor(name: str, value: Any) -> Tensor | None:
 
 
 def _checked(a: Tensor, out: Any) -> None:
+    if not isinstance(a, Tensor):
+        raise TypeError(f"nbfagg: a is a {type(a).__name__}; want a tensor, or nbfagg's function for arrays")
     check_logits(a)
     if out is not None and not isinstance(out, Tensor):
         raise TypeError(f"nbfagg: out is a {type(out).__name__}; want a tensor, as a is one")

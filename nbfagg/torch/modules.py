@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nbfagg import inputs
 from nbfagg.torch.functions import fagg
+
+
+def _check_scale(scale: float) -> None:
+    if isinstance(scale, Tensor):
+        raise TypeError(
+            "nbfagg: scale is a tensor, through which no gradient passes; want a number, and logits that are "
+            "multiplied by what is to be learned"
+        )
+    inputs.as_scale(scale, np.dtype(np.float32))
 
 
 class Fagg(nn.Module):
@@ -37,6 +48,10 @@ class Fagg(nn.Module):
         workers: int | None = None,
     ) -> None:
         super().__init__()
+        _check_scale(scale)
+        inputs.as_flag("log", log)
+        inputs.as_flag("return_lse", return_lse)
+        inputs.as_workers(workers)
         self.batch_axis = batch_axis
         self.keep_axis = keep_axis
         self.scale = scale
@@ -70,6 +85,8 @@ class AttentionPool(nn.Module):
 
     ``pooled[b] = sum over l of fagg(logits)[b, l] * values[b, l]``
 
+    Values of tokens that are left out have to be finite: their weight is 0, and 0 times NaN is NaN.
+
     Parameters
     ----------
     scale : float, default 1.0
@@ -87,6 +104,7 @@ class AttentionPool(nn.Module):
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
+        _check_scale(scale)
         self.scale = scale
 
     def forward(
@@ -99,8 +117,7 @@ class AttentionPool(nn.Module):
         logits : torch.Tensor
             (B, L, N, H), or any shape that begins with (B, L).
         values : torch.Tensor
-            (B, L, D); finite also where tokens are left out, for their weight is
-            0 and 0 times infinity is NaN.
+            (B, L, D); finite also where tokens are left out.
         where, lengths : torch.Tensor, optional
             As in `nbfagg.fagg`, of the logits.
 
@@ -109,6 +126,8 @@ class AttentionPool(nn.Module):
         torch.Tensor
             (B, D); 0 for a batch row that has nothing included.
         """
+        if not isinstance(values, Tensor):
+            raise TypeError(f"nbfagg: values is a {type(values).__name__}; want a tensor")
         if values.ndim != 3 or logits.shape[:2] != values.shape[:2]:
             raise ValueError(
                 f"nbfagg: values has shape {tuple(values.shape)} beside logits of shape "
