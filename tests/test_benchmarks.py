@@ -254,6 +254,6 @@ def test_a_marker_nobody_knows(tmp_path, capsys):
 
 def test_the_readme_has_the_recorded_figures():
     readme = module("figures.readme")
-    text = readme.README.read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in readme.READMES)
     assert sorted(marked["name"] for marked in readme.MARKED.finditer(text)) == sorted(readme.TABLES)
     assert readme.main(check=True) == 0

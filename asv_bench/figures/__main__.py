@@ -1,4 +1,4 @@
-"""Measure a figure and record it, or write README.md's tables from the records (``readme [--check]``)."""
+"""Measure a figure and record it, or write the READMEs' tables from the records (``readme [--check]``)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, summary in {**FIGURES, "all": "all of them, then readme"}.items():
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("--rounds", type=int, help="turns of each side (default: the figure's own)")
-    command = commands.add_parser("readme", help="write README.md's tables from the records")
+    command = commands.add_parser("readme", help="write the READMEs' tables from the records")
     command.add_argument("--check", action="store_true", help="write nothing, exit 1 if the file differs")
     given = parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""README.md's tables, from the records alone: `<!-- figures:NAME -->` ... `<!-- /figures -->`."""
+"""The tables of both READMEs, from the records alone: `<!-- figures:NAME -->` ... `<!-- /figures -->`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import record
 
-README = record.ROOT / "README.md"
+READMES = record.ROOT / "README.md", record.ROOT / "asv_bench" / "README.md"
 # The marker's name: the figure, and what of its module writes the table.
 TABLES = {
     "speed": ("speed", "render"),
@@ -35,7 +35,11 @@ MARKED = re.compile(r"(?P<begin><!-- figures:(?P<name>[\w-]+) -->\n).*?(?P<end><
 
 
 def main(*, check: bool, path: Path | None = None) -> int:
-    path = path or README
+    """Write, or check, the tables of one file or of both; give the exit code."""
+    return max(_update(one, check) for one in (READMES if path is None else (path,)))
+
+
+def _update(path: Path, check: bool) -> int:
     try:
         old = path.read_text(encoding="utf-8")
         new = MARKED.sub(_block, old)
@@ -46,7 +50,7 @@ def main(*, check: bool, path: Path | None = None) -> int:
         return 0
     if check:
         print(
-            f"readme: {path.name} differs from the records: python -m asv_bench.figures readme",
+            f"readme: {path} differs from the records: python -m asv_bench.figures readme",
             file=sys.stderr,
         )
         return 1
