@@ -51,8 +51,11 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
-    elif name == "reference":
-        value = importlib.import_module("nbfagg.reference")
+    elif name in ("reference", "torch", "dask", "xarray"):
+        try:
+            value = importlib.import_module(f"nbfagg.{name}")
+        except ModuleNotFoundError as error:
+            raise AttributeError(f"module 'nbfagg' has no attribute {name!r}: {error}") from error
     elif name == "__version__":
         from nbfagg.info import installed
 

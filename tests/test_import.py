@@ -46,6 +46,22 @@ except ValueError:
     assert run_python(code) == "False\n"
 
 
+def test_what_belongs_to_a_framework_is_at_hand_where_that_is():
+    code = """
+import sys
+import nbfagg
+sys.modules["xarray"] = None
+print(hasattr(nbfagg, "xarray"), hasattr(nbfagg, "torch"))
+try:
+    import torch
+except ImportError:
+    print("no torch")
+else:
+    print(nbfagg.torch.AttentionPool.__name__)
+"""
+    assert run_python(code) in ("False True\nAttentionPool\n", "False False\nno torch\n")
+
+
 def test_free_threaded_python_is_refused_by_name():
     code = """
 import sys
