@@ -19,7 +19,7 @@ from nbfagg.frameworks import adapter, by_name
 from nbfagg.plan import law_of, make_plan
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class State:
     """The aggregation of a part of the logits, to be merged with that of others.
 
@@ -65,6 +65,13 @@ class State:
     kind: np.dtype[Any]
     scale: float = 1.0
     framework: str = "numpy"
+
+    def __repr__(self) -> str:
+        """Tell what a state is of, without its cells."""
+        parts = [f"shape={self.cells.shape[:-1]}", f"batch_dims={self.batch_dims}", f"dtype={self.dtype}"]
+        parts += [f"scale={self.scale}"] * (self.scale != 1)
+        parts += [f"framework={self.framework!r}"] * (self.framework != "numpy")
+        return f"<State {', '.join(parts)}>"
 
     @classmethod
     def of(

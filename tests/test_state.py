@@ -506,3 +506,8 @@ def test_tokens_on_both_sides_of_where_logits_are_far_off(dtype, far, scale):
         for log_alpha in (nbfagg.fagg(a, scale=scale, log=True), state.finalize(log=True)):
             assert share_of_bound(log_alpha, exact, "log").max() <= 1
         assert share_of_bound(state.lse, lse, "lse").max() <= 1
+
+
+def test_what_a_state_says_of_itself():
+    state = nbfagg.State.of(np.zeros((2, 6, 4), np.float32), scale=0.5)
+    assert repr(state) == "<State shape=(2, 6), batch_dims=(0,), dtype=float32, scale=0.5>"
