@@ -244,7 +244,7 @@ def fagg_vjp(
     Weights below 2**-178 (float64: 2**-1198) of the largest among the tokens that
     are read at a time count as 0. With alpha as `fagg` gives it, float32 gradients
     are within 4 ulp of the exact value relative to the largest term of the formula,
-    float64 ones within 6. With `log` the rounding of log alpha, a number as large
+    float64 ones within 8. With `log` the rounding of log alpha, a number as large
     as |log alpha|, adds |log alpha| / 2 ulp.
 
     That holds while ``scale * grad`` stays below 2**100 (float64: 2**900); beyond
@@ -304,11 +304,12 @@ def fagg_vjp(
         return out
     if log:
         grad, alpha = without_log(grad, alpha)
-    given = (
-        np.ascontiguousarray(grad.transpose(plan.inverse), plan.kind),
-        np.ascontiguousarray(alpha.transpose(plan.inverse), plan.kind),
-        None if of_lse is None else np.ascontiguousarray(of_lse, plan.kind),
-    )
+    with np.errstate(all="ignore"):
+        given = (
+            np.ascontiguousarray(grad.transpose(plan.inverse), plan.kind),
+            np.ascontiguousarray(alpha.transpose(plan.inverse), plan.kind),
+            None if of_lse is None else np.ascontiguousarray(of_lse, plan.kind),
+        )
     launcher().run_gradient(plan, a, scale, log, given, np.asarray(out), workers, where, lengths)
     return out
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbfagg.plan import Plan, format_of, make_plan
+from nbfagg.plan import BRAIN, Plan, format_of, make_plan
 
 # Arithmetic in float32 needs scale * log2 e, and 180 octaves of it, to be normal
 # float32 numbers; beyond, float32 logits are computed in float64.
@@ -138,10 +138,8 @@ def hashable_axes(name: str, axes: Any, shape: tuple[int, ...]) -> Any:
     if type(axes) is int:
         return axes
     axes = tuple(axes) if isinstance(axes, list) else axes
-    try:
-        hash(axes)
-    except TypeError:
-        # An array of rank 0 is an index, and has no hash.
+    if type(axes) is not tuple or any(type(axis) is not int for axis in axes):
+        # What is an index besides, an array of rank 0 say, may have no hash, or change and keep it.
         return _axes(name, axes, shape)
     return axes
 
@@ -331,8 +329,7 @@ def _plain_place(
 def as_weights(alpha: Any, log: bool, shape: tuple[int, ...], a: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Give alpha, or its logarithm, as it came with the logits."""
     given = as_given("alpha", alpha, shape, a)
-    # One look: of logarithms hardly any is not below 0.
-    if not log and given.size and given.flat[0] < 0:
+    if not log and (given < 0).any():
         raise ValueError("nbfagg: alpha holds negative numbers; want weights, or log=True")
     return given
 
@@ -344,6 +341,9 @@ def as_given(name: str, value: Any, shape: tuple[int, ...], a: npt.NDArray[Any])
         raise TypeError(f"nbfagg: {name} has dtype {given.dtype}; want floating-point numbers")
     if given.shape != shape:
         raise ValueError(f"nbfagg: {name} has shape {given.shape}; want {shape} for a of shape {a.shape}")
+    if given.dtype == BRAIN:
+        # NumPy would take its bits for a number.
+        return (given.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return given
 
 

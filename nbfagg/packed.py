@@ -205,10 +205,11 @@ def fagg_packed_vjp(
         return out
     if log:
         grad, alpha = without_log(grad, alpha)
-    given = (
-        np.ascontiguousarray(grad, plan.kind),
-        np.ascontiguousarray(alpha, plan.kind),
-        None if of_lse is None else np.ascontiguousarray(of_lse, plan.kind),
-    )
+    with np.errstate(all="ignore"):
+        given = (
+            np.ascontiguousarray(grad, plan.kind),
+            np.ascontiguousarray(alpha, plan.kind),
+            None if of_lse is None else np.ascontiguousarray(of_lse, plan.kind),
+        )
     launcher().run_packed_gradient(plan, a, offsets, scale, log, given, target, workers)
     return out

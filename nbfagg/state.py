@@ -121,6 +121,7 @@ class State:
         scale, widened = inputs.as_scale(scale, a.dtype)
         batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)
         keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
+        workers = inputs.as_workers(workers)
         mask = None if where is None else inputs.as_mask(where, a.shape)
         strides = None if mask is None else mask.strides
         # This one checks the axes; the walk has a row for every token, whose state is the row's.
@@ -145,7 +146,7 @@ class State:
 
             launch.run(
                 plan, a, scale, False, np.empty(plan.shape, plan.kind), cells,
-                inputs.as_workers(workers), mask, counts, apart=True,
+                workers, mask, counts, apart=True,
             )  # fmt: skip
             results.settle_infinite_cells(cells, a, both, mask)
         batch_dims = tuple(both.index(axis) for axis in result.batch_axes)
@@ -312,6 +313,10 @@ class State:
             raise TypeError(f"State.finalize: total is a {type(total).__name__}; want a State")
         batch_shape = tuple(self.shape[i] for i in self.batch_dims)
         every = tuple(range(len(batch_shape)))
+        for name in ("dtype", "kind"):
+            mine, its = getattr(self, name), getattr(total, name)
+            if mine != its:
+                raise ValueError(f"State.finalize: total with {name} {its}; want {mine}, as the state has it")
         if (total.shape, total.batch_dims) != (batch_shape, every) or total.scale != self.scale:
             raise ValueError(
                 f"State.finalize: total of shape {total.shape} with batch axes {total.batch_dims} and scale "

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import nbfagg
-from nbfagg import reference
+from nbfagg import promises, reference
 
 da = pytest.importorskip("dask.array")
 import dask  # noqa: E402
@@ -207,12 +207,12 @@ def test_logarithms_survive_where_a_whole_chunk_underflows():
 
 
 def gradient_bound(dtype):
-    """Ulp of the largest term: the kernel's own 4 (float64: 6), and what a cut chunk rounds more.
+    """Ulp of the largest term: the kernel's own 4 (float64: 8), and what a cut chunk rounds more.
 
     These are the weight of the chunk's part in each gradient, a local weight, and the dot of the other
     chunks: half a unit each, of a term no larger than the formula's.
     """
-    return (4 if dtype == np.float32 else 6) + 1.5
+    return promises.GRADIENT_BOUND[np.dtype(dtype).name] + 1.5
 
 
 def terms(grad, a, alpha, lse, log, of_lse, scale=1.0):

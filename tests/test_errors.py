@@ -362,3 +362,23 @@ def test_out_that_overlaps_itself():
 def test_an_axis_that_has_no_hash(axis):
     a = np.random.default_rng(0).normal(size=(2, 3, 4))
     np.testing.assert_array_equal(nbfagg.fagg(a, keep_axis=axis), nbfagg.fagg(a))
+
+
+def test_what_stands_for_an_axis_is_looked_at_each_time():
+    """Not what it was when a plan was made: an array of rank 0 is an index, and may change."""
+
+    class Index:
+        value = 1
+
+        def __index__(self):
+            return self.value
+
+    a = np.random.default_rng(0).normal(size=(3, 4, 4))
+    axis = Index()
+    np.testing.assert_array_equal(nbfagg.fagg(a, keep_axis=axis), nbfagg.fagg(a, keep_axis=1))
+    axis.value = 2
+    np.testing.assert_array_equal(nbfagg.fagg(a, keep_axis=axis), nbfagg.fagg(a, keep_axis=2))
+    nbfagg.fagg(a, batch_axis=(0,), keep_axis=(2,))
+    for wrong in (0.0, 0j):
+        with pytest.raises(TypeError, match="batch_axis="):
+            nbfagg.fagg(a, batch_axis=(wrong,), keep_axis=(2,))

@@ -1,8 +1,7 @@
 """The gradient beside the oracle's, on every way through its kernels; and what must hold of it.
 
 An error is counted in units in the last place of the larger of the gradient and its formula's largest term,
-for the terms cancel. float32: 4. float64: 6, for the weights that are given are within 3 and two of the terms
-have them as factors; float32's are within 2. One smallest subnormal step comes on top.
+for the terms cancel. float32: 4, float64: 8 (promises.py). One smallest subnormal step comes on top.
 
 For the logarithm, terms that are FLUSHED octaves below their token's maximum may count as 0.
 """
@@ -17,6 +16,7 @@ from test_properties import calls, steady
 
 import nbfagg
 from nbfagg import promises, reference
+from nbfagg.plan import BRAIN
 from nbfagg.reference.ulp import ulp
 
 BOUND = by_letter(promises.GRADIENT_BOUND)
@@ -942,3 +942,31 @@ def test_a_large_gradient_of_rows_far_apart(dtype, octaves, size, scale):
         vjp(grad[i : i + 1], a[i : i + 1], alpha[i : i + 1], lse[i : i + 1], scale=scale) for i in range(60)
     ]
     assert np.array_equal(found, np.concatenate(alone))
+
+
+def test_logarithms_are_told_from_weights_wherever_they_are_negative():
+    a = np.random.default_rng(0).normal(size=(3, 4, 5))
+    a[0, 0] += 200
+    log_alpha, lse = nbfagg.fagg(a, log=True, return_lse=True)
+    assert log_alpha[0, 0] == 0
+    with pytest.raises(ValueError, match="alpha holds negative numbers; want weights, or log=True"):
+        nbfagg.fagg_vjp(np.ones((3, 4)), a, log_alpha, lse)
+
+
+def test_bfloat16_without_ml_dtypes_is_no_integer():
+    a = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    alpha, lse = nbfagg.fagg(a, return_lse=True)
+    grad = np.eye(3, 4, dtype=np.float32)
+    bits = (grad.view(np.uint32) >> 16).astype(np.uint16).view(BRAIN)
+    np.testing.assert_array_equal(nbfagg.fagg_vjp(bits, a, alpha, lse), nbfagg.fagg_vjp(grad, a, alpha, lse))
+
+
+def test_underflow_is_no_error():
+    a = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    a[0, 0] -= 200
+    log_alpha, lse = nbfagg.fagg(a, log=True, return_lse=True)
+    with np.errstate(all="raise"):
+        nbfagg.fagg_vjp(np.ones((3, 4), np.float32), a, log_alpha, lse, log=True)
+        offsets, packed = [0, 4, 12], a.reshape(12, 5)
+        log_alpha, lse = nbfagg.fagg_packed(packed, offsets, log=True, return_lse=True)
+        nbfagg.fagg_packed_vjp(np.ones(12, np.float32), packed, offsets, log_alpha, lse, log=True)

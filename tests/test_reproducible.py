@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import platform
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ def digests(workers):
 
 ELSEWHERE = """
 import json
+import platform
 import numba
 from test_reproducible import digests
 found = [digests(workers) for workers in (1, 2, 3, 7, None)]
@@ -141,3 +143,39 @@ def test_the_same_call_again():
         first = nbfagg.fagg(a, keep_axis=way.keep)
         for _ in range(5):
             np.testing.assert_array_equal(nbfagg.fagg(a, keep_axis=way.keep), first)
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64", "aarch64", "arm64"), reason="no flag is known here"
+)
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_threads_that_were_started_to_flush_subnormal_numbers(layer):
+    """They keep that for good, but not for a kernel's numbers; what the caller has set, it has again."""
+    code = """
+import platform, numba, numpy as np, nbfagg
+from nbfagg.cpu.environment import enter, leave
+
+@numba.njit
+def get():
+    before = enter()
+    leave(before)
+    return before
+
+@numba.njit
+def put(new):
+    leave(new)
+
+a = np.zeros((64, 64, 128, 16), np.float32)
+a[:, 0] = -87.5
+usual = get()
+flushing = usual | (0x8040 if platform.machine() in ("x86_64", "AMD64") else 1 << 24)
+put(flushing)
+found = [nbfagg.fagg(a, workers=workers) for workers in (1, 2, 2, 2)]
+assert get() == flushing
+put(usual)
+found += [nbfagg.fagg(a, workers=workers) for workers in (1, 2, 2, 2)]
+assert get() == usual
+assert 0 < found[0][0, 0] < np.finfo(np.float32).tiny
+print(all(np.array_equal(x.view(np.int32), found[0].view(np.int32)) for x in found))
+"""
+    assert run_python(code, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2") == "True\n"

@@ -664,3 +664,62 @@ def test_a_source_says_what_it_is():
     source.close()
     with pytest.raises(Refused, match="does not exist"):
         sources.open_source(Path("none.npy"))
+
+
+def test_no_input_is_replaced(capsys):
+    """Not by a folder's name that it lies in either, nor what a mask or lengths are read from."""
+    zarr = pytest.importorskip("zarr")
+    group = zarr.create_group("group.zarr")
+    group.create_array("logits", data=logits())
+    group.create_array("other", data=np.arange(3))
+    saved(logits())
+    np.save("lengths.npy", np.array([7, 0, 5]))
+    np.save("where.npy", np.ones((7, 1, 1), bool))
+    for arguments, out in (
+        (["group.zarr/logits", "group.zarr"], "is a Zarr group"),
+        (["in.npy", "group.zarr"], "is a Zarr group"),
+        (["in.npy", "lengths.npy", "--lengths", "lengths.npy"], "is the input lengths.npy"),
+        (["in.npy", "where.npy", "--where", "where.npy"], "is the input where.npy"),
+    ):
+        capsys.readouterr()
+        assert run(*arguments) == 2
+        assert out in capsys.readouterr().err
+    os.rename("group.zarr", "moved.zarr")
+    zarr.create_array("group.zarr", data=logits())
+    os.rename("moved.zarr", "group.zarr/inside")
+    capsys.readouterr()
+    assert run("group.zarr/inside/logits", "group.zarr") == 2
+    assert "or holds it" in capsys.readouterr().err
+    assert (zarr.open_array("group.zarr/inside/other", mode="r")[:] == np.arange(3)).all()
+    assert left() == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "'descr': '<f4', 'shape': (-2, -3)",
+        "'descr': '<f4', 'shape': (-2, 3)",
+        f"'descr': '<f4', 'shape': {(1,) * 70}",
+        f"'descr': '<f4', 'shape': ({2**62}, 0)",
+        f"'descr': '<f4', 'shape': ({10**23 - 1}, 0)",
+        "'descr': '<f4', 'shape': (True, 3)",
+        "'descr': '|V0', 'shape': (2, 3)",
+        "'descr': '<U0', 'shape': (2, 3)",
+        "'descr': ('<f4', (2,)), 'shape': (2, 3)",
+        "'descr': '<f4', 'shape': 3",
+        "'descr': {}, 'shape': (2, 3)",
+    ],
+)
+def test_headers_of_no_array(header, capsys):
+    text = ("{'fortran_order': False, " + header + "}\n").encode()
+    Path("in.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(100))
+    assert run("in.npy", "out.npy") == 2
+    said = capsys.readouterr().err
+    assert "in.npy is no .npy file" in said
+    assert said.count("\n") == 1
+
+
+def test_lengths_of_rank_0(capsys):
+    np.save("lengths.npy", np.array(3))
+    assert run(saved(logits()), "out.npy", "--lengths", "lengths.npy") == 2
+    assert "lengths has shape ()" in capsys.readouterr().err

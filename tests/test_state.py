@@ -511,3 +511,17 @@ def test_tokens_on_both_sides_of_where_logits_are_far_off(dtype, far, scale):
 def test_what_a_state_says_of_itself():
     state = nbfagg.State.of(np.zeros((2, 6, 4), np.float32), scale=0.5)
     assert repr(state) == "<State shape=(2, 6), batch_dims=(0,), dtype=float32, scale=0.5>"
+
+
+def test_a_total_of_other_arithmetic_is_refused():
+    a = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    total = State.of(a.astype(np.float64)).total()
+    with pytest.raises(ValueError, match="total with dtype float64; want float32"):
+        State.of(a).finalize(total=total)
+    with pytest.raises(ValueError, match="total with kind float64; want float32"):
+        State.of(a).finalize(total=State.of(a, scale=2.0**200).total())
+
+
+def test_workers_are_checked_in_empty_chunks_too():
+    with pytest.raises(TypeError, match="workers='x'"):
+        State.of(np.zeros((0, 2, 3)), workers="x")

@@ -340,3 +340,27 @@ def test_the_seed_agrees():
     seed = e.sum(dim=(2, 3)) / e.sum(dim=(1, 2, 3)).unsqueeze(1)
     torch.testing.assert_close(nbfagg.fagg(a), seed, rtol=1e-6, atol=0)
     assert reference.ulp_error(nbfagg.fagg(a).numpy(), reference.oracle(a.numpy())).max() <= 2
+
+
+def test_out_with_the_negative_bit_is_refused():
+    """It is a view of numbers that it shows negated; what is written would go into a copy."""
+    a = logits((3, 4, 5))
+    alpha, lse = nbfagg.fagg(a, return_lse=True)
+
+    def negative(*shape):
+        return torch.zeros(shape, dtype=torch.complex64).conj().imag
+
+    with pytest.raises(ValueError, match=r"out is a view with the negative bit; want out.resolve_neg\(\)"):
+        nbfagg.fagg(a, out=negative(3, 4))
+    with pytest.raises(ValueError, match="negative bit"):
+        nbfagg.fagg_vjp(alpha, a, alpha, lse, out=negative(3, 4, 5))
+    with pytest.raises(ValueError, match="negative bit"):
+        nbfagg.fagg_packed(a.reshape(12, 5), [0, 5, 12], out=negative(12))
+
+
+def test_lengths_and_offsets_that_are_broadcast():
+    a = logits((3, 4, 5)).requires_grad_()
+    lengths = np.broadcast_to(2, (3,))
+    assert torch.equal(nbfagg.fagg(a, lengths=lengths), nbfagg.fagg(a, lengths=[2, 2, 2]))
+    none = torch.zeros(0, 5, requires_grad=True)
+    assert nbfagg.fagg_packed(none, np.broadcast_to(0, (4,)), return_lse=True)[1].shape == (3,)

@@ -142,7 +142,7 @@ def magics_of(like, tops, shifts, law):
 
 @jit
 def factors_of(like, old, old_shifts, new_shifts, law):
-    """Give scalar.rescale of every lane, no new maximum being far off: 0 where the old one is, or is -inf."""
+    """Give scalar.rescale of every lane, no maximum being far off: 0 where the old one is -inf."""
     distance = larger(sub(old_shifts, new_shifts), splat(old_shifts, -1000.0))
     factors = power_of_two(add(distance, splat(distance, MAGIC_F64)))
     y = mul(to_sums(old), splat(distance, law[0]))
@@ -210,7 +210,7 @@ def raise_points(like, top, reached, tops, magics, sums, rests, law, work):
     limit = splat(like, type_as(like, constants(like)[0] + reach(like) + 0.5))
     new = select_above(limit, reached, old, larger(top, old))
     shifts = shifts_of(like, new, law)
-    if any_far(like, new, law):
+    if any_far(like, new, law) or any_far(like, old, law):
         store(work, new)
         rescale_each(like, tops, work, sums, rests, law, lanes(like))
     else:

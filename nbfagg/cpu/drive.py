@@ -6,6 +6,7 @@ from numba import prange
 from nbfagg import fields
 from nbfagg.cpu.cache import compiled
 from nbfagg.cpu.clock import NEVER, now
+from nbfagg.cpu.environment import enter, leave
 from nbfagg.cpu.tasks import Later, Task, call, lower_to, take, unpack
 from nbfagg.cpu.vector import peek, poke
 
@@ -70,7 +71,9 @@ def parallel(function, arguments, memory, thread_bytes, queue, begin, end, worke
 @compiled()
 def round_serial(like, source, count, kind, item, target):
     """Round `count` numbers of the type of `like` to those of another kind."""
+    before = enter()
     formats.write_run(like, kind, item, source, count, target, item)
+    leave(before)
 
 
 @Task

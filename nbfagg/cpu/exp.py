@@ -9,7 +9,8 @@ units of 2**-24 (2**-53), where s*(1 + q) in one float would have up to 1.8.
 (The worst found is 0.76 among all float32 at six scales, where scale * |x| is
 2**-12 to 87, and 0.78 among 150 million float64 at five, mostly where n changes.
 Farther from 0 float32's product has few bits beside its integer, so that |f| may
-pass 1/2, for which P is not made: 0.90 to 1e4, 4.0 to 1e6. Without FMA: 0.91.)
+pass 1/2, for which P is not made: 0.90 to 1e4. From 1.8e5 on the maximum is
+subtracted first. Without FMA: 0.91.)
 The kernels sum s and s*q apart and meet in a wider format (`exp_parts`).
 
 * n comes from adding the magic number 1.5 * 2**23 (2**52): the sum's low bits
@@ -17,7 +18,7 @@ The kernels sum s and s*q apart and meet in a wider format (`exp_parts`).
   it, the low bits are those of the float 2**(n - shift), one instruction away.
 * y - n is exact for the rounded y, what the product lost comes back by FMA, and
   `rate`, split in two parts of 24 (53) bits, brings its own low part: f is
-  rounded once, at any logit up to 2**21, and `scale` costs nothing. Two FMAs
+  rounded once, at any logit up to 2**18, and `scale` costs nothing. Two FMAs
   from n, three instructions shorter, round f twice (0.17 units more) and are
   5 % faster in cache. Cody-Waite with three parts of ln 2 is as exact only up
   to 1e4, and would multiply by scale first, at the cost of |y| * 2**-24.

@@ -98,8 +98,10 @@ def weigh(total, lost, whole, rest):
 @jit
 def lower(weight, old, new, law):
     """Move a weight from the point of `old` to that of `new`; a subnormal one is rounded once."""
-    exponent = 0.0 if old == new else scalar.distance(old, new, law)
-    if not exponent > -2100.0:
+    if old == new:
+        return weight
+    whole, rest = scalar.distance(old, new, law)
+    if not whole > -2100.0:
         return 0.0
-    half = math.floor(0.5 * exponent)
-    return weight * math.pow(2.0, half) * math.pow(2.0, exponent - half)
+    half = math.floor(0.5 * whole)
+    return weight * (math.pow(2.0, half) * (1.0 + rest * scalar.LN_2)) * math.pow(2.0, whole - half)

@@ -20,6 +20,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from nbfagg import fields
+from nbfagg.cpu import environment
 from nbfagg.cpu.cache import compiled
 from nbfagg.cpu.jit import inlined
 from nbfagg.cpu.vector import peek, type_as
@@ -53,12 +54,14 @@ def lower_to(typingctx, place, number):
 
 @intrinsic
 def call(typingctx, function, arguments, memory, number):
-    """Call a task's function by its address."""
+    """Call a task's function by its address, in the usual floating-point environment."""
 
     def codegen(context, builder, signature, args):
         # What C would call void comes back from Numba as a pointer to nothing.
         kind = ir.FunctionType(ir.PointerType(ir.IntType(8)), [ir.IntType(64)] * 3)
+        before = environment.change(builder, None)
         builder.call(builder.inttoptr(args[0], ir.PointerType(kind)), args[1:])
+        environment.change(builder, before)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp, types.intp), codegen

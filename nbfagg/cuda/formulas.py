@@ -57,7 +57,8 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
         return product, fma(x, y, -product)
 
     names: dict[str, Any] = {"math": P.math, "multiply_exactly": multiply_exactly}
-    for formula in (scalar.origin, scalar.shift, scalar.add_exactly, scalar.log_distance, scalar.log_sum_exp):
+    once = scalar.origin, scalar.shift, scalar.add_exactly, scalar.distance, scalar.log_distance
+    for formula in (*once, scalar.log_sum_exp):
         names[formula.__name__] = jit(typed(formula, real, names))
     origin, shift, log_distance = names["origin"], names["shift"], names["log_distance"]
     add_exactly, log_sum_exp = names["add_exactly"], names["log_sum_exp"]
@@ -149,7 +150,7 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
         """Give the factor that moves a sum from the point of `old` to that of `new`, as scalar.rescale.
 
         By the exponential, which is exact where the points are powers of two: float32 cannot hold
-        a distance of 2**21 and its fraction. 0 for a maximum of -inf, which holds nothing.
+        a distance of 2**18 and its fraction. 0 for a maximum of -inf, which holds nothing.
         """
         if old == NINF:
             return ZERO

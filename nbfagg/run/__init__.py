@@ -63,8 +63,9 @@ def _run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     kind = targets.kind_of(out)
     source = open_source(Path(arguments.input), arguments.key)
-    if out.exists() and os.path.samefile(out, arguments.input):
-        raise Refused(f"{out} is the input; want another name for the output")
+    for name in (arguments.input, arguments.where, arguments.lengths):
+        if name is not None and out.exists() and _would_replace(out, Path(name)):
+            raise Refused(f"{out} is the input {name}, or holds it; want another name for the output")
     like = _checked_logits(source, arguments.input)
     batch, keep = inputs.as_axes(
         like.shape, arguments.batch_axis, arguments.keep_axis, bool(arguments.lengths)
@@ -138,6 +139,12 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         places.release()
     return 0
+
+
+def _would_replace(out: Path, name: Path) -> bool:
+    """Say whether something is, or lies in, what OUT is to replace; whether it is there is asked later."""
+    path = name.resolve()
+    return any(one.exists() and one.samefile(out) for one in (path, *path.parents))
 
 
 def _nothing_saved(places: targets.Places) -> str:

@@ -23,6 +23,11 @@ EVERY_SECONDS = 5.0
 SHARE = 0.02
 
 
+def unfinished(path: Path) -> Path:
+    """Give the name under which a checkpoint is written until it is whole."""
+    return path.with_name(path.name + "-new")
+
+
 class Checkpoint:
     """The progress of one run, which another one may take up."""
 
@@ -38,7 +43,7 @@ class Checkpoint:
         """Save how many steps are done, and what is known so far, after `before` has made results safe."""
         start = time.monotonic()
         before()
-        new = self.path.with_name(self.path.name + "-new")
+        new = unfinished(self.path)
         try:
             with new.open("wb") as file:
                 head = np.frombuffer(json.dumps([position, self.what]).encode(), np.uint8)

@@ -83,7 +83,7 @@ class Mapped:
 
     def read(self, index: Index) -> npt.NDArray[Any]:
         """Give a view of the file, its pages brought in."""
-        part: npt.NDArray[Any] = self.array[index]
+        part = self._part(index)
         if part.flags.c_contiguous:
             low = part.ctypes.data - self._start
             os.posix_fadvise(self._file, low + part.nbytes, AHEAD, os.POSIX_FADV_WILLNEED)
@@ -92,10 +92,15 @@ class Mapped:
 
     def done(self, index: Index) -> None:
         """Let the part's pages go; the system keeps them in its cache."""
-        part = self.array[index]
+        part = self._part(index)
         low = part.ctypes.data - self._start
         steps = sum((size - 1) * stride for size, stride in zip(part.shape, part.strides, strict=True))
         self._advise(low, low + steps + part.itemsize, mmap.MADV_DONTNEED)
+
+    def _part(self, index: Index) -> npt.NDArray[Any]:
+        # Of rank 0 NumPy would give a copy.
+        part: npt.NDArray[Any] = self.array[index] if index else self.array
+        return part
 
     def _advise(self, low: int, high: int, advice: int) -> None:
         """Tell the system about the pages of some bytes; mmap.madvise would hold Python's lock."""
@@ -178,10 +183,12 @@ def _npy(path: Path) -> Mapped:
             version = form.read_magic(file)
             read = {(1, 0): form.read_array_header_1_0}.get(version, form.read_array_header_2_0)
             shape, fortran, dtype = read(file)
-        except ValueError as error:
+        except (ValueError, TypeError, OverflowError) as error:
             what = str(error).strip().splitlines()[0]
             raise Refused(f"{path} is no .npy file: {what}") from None
         offset = file.tell()
+    if not _is_possible(shape, dtype):
+        raise Refused(f"{path} is no .npy file: its header says shape {shape} and dtype {dtype}")
     if dtype.hasobject:
         raise Refused(
             f"{path} has dtype {dtype}, which is pickled, and pickles are never loaded; want numbers"
@@ -191,6 +198,13 @@ def _npy(path: Path) -> Mapped:
             f"{path} is in Fortran order; want C order, as np.save(..., np.ascontiguousarray(a)) gives"
         )
     return Mapped(path, offset, shape, dtype)
+
+
+def _is_possible(shape: tuple[Any, ...], dtype: np.dtype[Any]) -> bool:
+    """Say whether NumPy can have such an array; a header may hold anything."""
+    if len(shape) > 64 or any(type(size) is not int or size < 0 for size in shape):
+        return False
+    return dtype.subdtype is None and 0 < dtype.itemsize * math.prod(filter(None, shape)) < 2**63
 
 
 def _safetensors(path: Path, key: str | None) -> Mapped:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import itertools
+import json
 import math
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nbfagg.run import checkpoint
 from nbfagg.run.refusal import Refused, importing
 from nbfagg.run.sources import Index
 
@@ -56,7 +58,7 @@ class Places:
 
     def clear(self) -> None:
         """Remove what a run left."""
-        for path in (self.state, self.cells, self.part):
+        for path in (self.state, checkpoint.unfinished(self.state), self.cells, self.part):
             _remove(path)
 
     def release(self) -> None:
@@ -187,4 +189,16 @@ def kind_of(out: Path) -> type[Npy | Zarr]:
     marks = ("zarr.json", ".zarray", ".zgroup")
     if out.is_dir() if kind is Npy else out.exists() and not any((out / mark).exists() for mark in marks):
         raise Refused(f"{out} is there already and no {out.suffix}; want another name")
+    if kind is Zarr and _is_group(out):
+        raise Refused(f"{out} is a Zarr group, whose arrays would be lost; want another name, or one in it")
     return kind
+
+
+def _is_group(path: Path) -> bool:
+    """Say whether a folder is a Zarr group, of format 2 or 3."""
+    if (path / ".zgroup").exists():
+        return True
+    try:
+        return bool(json.loads((path / "zarr.json").read_bytes())["node_type"] == "group")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

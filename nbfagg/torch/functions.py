@@ -39,8 +39,9 @@ def _tensor(name: str, value: Any) -> Tensor | None:
         return None
     if not isinstance(value, Tensor):
         array = inputs.plain_array(name, value, "want a tensor or an array")
-        # What is broadcast stays so.
-        array = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
+        if name == "where":
+            # What is broadcast stays so.
+            array = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
         value = torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iu" else array.dtype))
     check(name, value)
     return value.long() if value.dtype in (torch.uint16, torch.uint32, torch.uint64) else value
@@ -52,6 +53,8 @@ def _checked(a: Tensor, out: Any) -> None:
     check_logits(a)
     if out is not None and not isinstance(out, Tensor):
         raise TypeError(f"nbfagg: out is a {type(out).__name__}; want a tensor, as a is one")
+    if out is not None and out.is_neg():
+        raise ValueError("nbfagg: out is a view with the negative bit; want out.resolve_neg()")
 
 
 def _no_gradient(name: str, *tensors: Any) -> None:
