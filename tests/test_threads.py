@@ -3,6 +3,8 @@
 Each in a process of its own, which must survive; run_python is the watchdog.
 """
 
+import sys
+
 import layers
 import pytest
 from helpers import run_python
@@ -173,3 +175,23 @@ def test_in_workers_of_dask(layer):
 def test_threads_of_our_own_take_part(layer):
     code = layers.code(layer) + SETUP + OWN
     assert run_python(code, NUMBA_NUM_THREADS="3", **layers.settings(layer)) == "3\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer != "none"])
+def test_no_thread_to_be_had(layer):
+    """GNU OpenMP would end the process, TBB abort it or wait for ever."""
+    code = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import nbfagg
+
+a = np.random.default_rng(0).standard_normal((64, 512, 12, 4), np.float32)
+wanted = nbfagg.fagg(a, workers=1)
+here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (here + int(sys.argv[1]) * 2**20,) * 2)
+print(np.array_equal(nbfagg.fagg(a), wanted))
+"""
+    for mib in (3, 8, 10, 16, 24):
+        assert run_python(code, str(mib), NUMBA_NUM_THREADS="2", **layers.settings(layer)) == "True\n"

@@ -92,6 +92,24 @@ def _take(most: int) -> _Hand | None:
     return hand
 
 
+def can_start(count: int) -> bool:
+    """Say whether so many threads can be had at once, beside those that there are."""
+    over = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=over.wait, name="nbfagg", daemon=True)
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError):
+        return False
+    finally:
+        over.set()
+        for thread in started:
+            thread.join()
+    return True
+
+
 def work(do: Callable[[int], None], count: int, most: int) -> None:
     """Call `do` with 0 to `count` - 1 at once: 0 in this thread, others where a thread is idle.
 

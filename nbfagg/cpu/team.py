@@ -5,7 +5,8 @@ do the same tasks to the same bits:
 
 * `workqueue` aborts the process if two threads start its team at once, or one starts it from inside;
 * GNU OpenMP ends a forked child that starts a team after its parent did, and TBB may be of no use there;
-* there may be no threading layer at all;
+* there may be no threading layer at all, or no thread to be had: GNU OpenMP then ends the process, TBB
+  aborts it or waits for ever;
 * threads that wait in a loop, as GNU OpenMP's do, use up their share of a core that another program wants
   too. Then one is without a core for milliseconds, in the middle of a task, and the others wait for it.
 """
@@ -41,13 +42,17 @@ STALL = 1_000_000
 RESPITE = 0.25
 
 _respite_until = 0.0
-_layer: str | None = None  # "none" where none can be loaded
+_layer: str | None = None  # "none" where none can be loaded, or started
 
 
 def layer() -> str:
     """Give the name of Numba's threading layer, which is loaded if it is not; or "none"."""
     global _layer
     if _layer is None:
+        # Some more than Numba has, which takes memory beside their stacks; TBB starts them when it is loaded.
+        if not crew.can_start(2 * _most()):
+            _layer = "none"
+            return _layer
         try:
             numba.get_num_threads()
             _layer = str(numba.threading_layer())  # type: ignore[attr-defined]
