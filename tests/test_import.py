@@ -46,6 +46,18 @@ except ValueError:
     assert run_python(code) == "False\n"
 
 
+def test_without_a_compiler_there_is_one_clear_error():
+    code = """
+import numpy as np, nbfagg
+try:
+    nbfagg.fagg(np.zeros((2, 3)))
+except ImportError as error:
+    print(error)
+"""
+    said = run_python(code, NUMBA_DISABLE_JIT="1")
+    assert said == "nbfagg: kernels have to be compiled; want NUMBA_DISABLE_JIT not set\n"
+
+
 def test_what_belongs_to_a_framework_is_at_hand_where_that_is():
     code = """
 import sys

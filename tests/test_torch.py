@@ -364,3 +364,10 @@ def test_lengths_and_offsets_that_are_broadcast():
     assert torch.equal(nbfagg.fagg(a, lengths=lengths), nbfagg.fagg(a, lengths=[2, 2, 2]))
     none = torch.zeros(0, 5, requires_grad=True)
     assert nbfagg.fagg_packed(none, np.broadcast_to(0, (4,)), return_lse=True)[1].shape == (3,)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused():
+    nested = torch.nested.nested_tensor([torch.zeros(3, 2), torch.zeros(1, 2)])
+    with pytest.raises(TypeError, match=r"a is a nested tensor; want its rows .*fagg_packed"):
+        nbfagg.fagg(nested)

@@ -12,6 +12,9 @@ from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
+if numba.config.DISABLE_JIT:
+    raise ImportError("nbfagg: kernels have to be compiled; want NUMBA_DISABLE_JIT not set")
+
 
 class _Codegen:
     """A code generator for functions that have no machine code, and no environment.

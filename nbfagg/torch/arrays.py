@@ -35,6 +35,10 @@ def check(name: str, tensor: Tensor) -> None:
     if not (tensor.is_cpu or tensor.is_cuda):
         wanted = "CPU and CUDA tensors are taken (a.cpu() makes one)"
         raise NotImplementedError(f"nbfagg: {name} is a tensor on device '{tensor.device}'; {wanted}")
+    if tensor.is_nested:
+        raise TypeError(
+            f"nbfagg: {name} is a nested tensor; want its rows one after the other, for nbfagg.fagg_packed"
+        )
     if tensor.layout != torch.strided:
         raise TypeError(f"nbfagg: {name} has layout {tensor.layout}; want torch.strided")
 
