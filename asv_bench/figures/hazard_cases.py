@@ -207,6 +207,41 @@ def nested(library: str) -> str:
     return "right" if found == ["right"] * 16 else "wrong"
 
 
+def no_threads(library: str) -> str:
+    """A first call that is worth threads, in a process that has no memory left for their stacks."""
+    a = logits()
+    want = wanted(library, a)
+    if library == "Numba":
+        kernel = _numba_kernel()
+        kernel.compile("void(float32[:,:,:,::1], float32[:,::1])")
+
+        def call(a: np.ndarray) -> np.ndarray:
+            out = np.empty(a.shape[:2], a.dtype)
+            kernel(a, out)
+            return out
+
+    else:
+        call = CALLS[library]()
+        # What one thread does needs no others.
+        call(a[:1, :1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + 6 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    return verdict(call(a), want)
+
+
+def flushed(library: str) -> str:
+    """Weights of 1.6e-40, by threads that were started while the caller flushed such numbers to zero."""
+    import torch
+
+    call, a = CALLS[library](), np.zeros((64, 64, 128, 16), np.float32)
+    a[:, 0] = -87.5
+    torch.set_flush_denormal(True)
+    call(a)
+    torch.set_flush_denormal(False)
+    return "right" if all((call(a).view(np.int32)[:, 0] != 0).all() for _ in range(5)) else "wrong"
+
+
 # --- the disk cache -----------------------------------------------------------
 
 # One kernel by either decorator; numbagg caches its own if NUMBAGG_CACHE says so.

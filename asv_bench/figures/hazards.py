@@ -62,6 +62,20 @@ HAZARDS = (
         settings={"NUMBA_THREADING_LAYER": "workqueue", **THREADED},
     ),
     Hazard(
+        "no thread can be had (`omp`)",
+        "test_threads.py::test_no_thread_to_be_had",
+        "no_threads",
+        SOFTMAX,
+        settings={"NUMBA_THREADING_LAYER": "omp", **THREADED},
+    ),
+    Hazard(
+        "threads were started while subnormal numbers were flushed",
+        "test_reproducible.py::test_threads_that_were_started_to_flush_subnormal_numbers",
+        "flushed",
+        SOFTMAX,
+        settings=THREADED,
+    ),
+    Hazard(
         "one bit of a cached kernel is flipped",
         "test_cache.py::test_a_damaged_file",
         "cached",
@@ -220,6 +234,8 @@ def run(
         return "hangs"
     if process.returncode < 0:
         return ended_by(-process.returncode)
+    if "libgomp: Thread creation failed" in complained:
+        return "ends"
     if process.returncode:
         raise RuntimeError(f"{command}: {complained}")
     said: str = json.loads(printed.splitlines()[-1])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbfagg import reference
+from nbfagg import reference, scalar
 
 Array = npt.NDArray[Any]
 Random = np.random.Generator
@@ -159,6 +159,11 @@ def _scale(random: Random, dtype: np.dtype[Any]) -> int | None:
     return int(random.integers(-120, 121) if dtype.char == "f" else random.integers(-890, 891))
 
 
+# Around where logits are so far off that their maximum is subtracted first, of either type, and beyond.
+_EDGES = [sign * far / scalar.LOG2_E for sign in (1, -1) for far in (scalar.FAR_F32, scalar.FAR_F64)]
+PLACES = np.array([0, 0, 88.7, -110, 1e4, -1e4, 3e5, -1e7, 1e15, *_EDGES])
+
+
 def _values(random: Random, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     if dtype.kind in "biu":
         most = 2 if dtype.kind == "b" else int(min(np.iinfo(dtype).max, pick(random, (5, 100, 2**40))))
@@ -168,7 +173,7 @@ def _values(random: Random, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arr
         x: Array = pick(random, KINDS)(random, shape, dtype)
         # Batch rows or tokens far from one another.
         if shape and chance(random, 0.2):
-            far = random.choice([0, 0, 88.7, -110, 1e4, -1e4, 3e5, -1e7], shape[0])
+            far = random.choice(PLACES, shape[0])
             x = x + far.reshape(-1, *[1] * (len(shape) - 1))
         x = x.astype(dtype)
     if chance(random, 0.25):
