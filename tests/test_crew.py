@@ -1,7 +1,7 @@
 """Threads of our own: all have done their work, and let go of the caller's memory, when a call ends."""
 
-import functools
 import contextlib
+import functools
 import os
 import signal
 import threading
