@@ -31,7 +31,7 @@ SCALES = {"1": 1.0, "1/√7": float(np.float32(7**-0.5))}
 FORMS = {"two float32 parts": exp.FLOOR_F32, "float64 lanes": exp.FLOOR_WIDE}
 PATTERNS = 1 << 32
 CHUNK = 1 << 22
-# Patterns that share a reference point: neighbours below 2^21 / log2 e are then 64 apart at most.
+# Patterns that share a reference point: neighbours below 2^18 / log2 e are then 16 apart at most.
 BLOCK = 1 << 10
 SAMPLED = 1009
 UNIT = 2.0**-24
