@@ -167,6 +167,7 @@ def tiny_figures(monkeypatch, tmp_path):
     row = '[{"name": "x", "file": "plan.py", "test": "test_x.py::test_x", "caught": true, "seconds": 1}]'
     command = [sys.executable, "-c", f"import sys; open(sys.argv[2], 'w').write({row!r})"]
     monkeypatch.setattr(module("figures.mutations"), "COMMAND", command)
+    monkeypatch.setattr(module("figures.neighbour"), "LAYERS", ("workqueue",))
     soak = module("figures.soak").soak
     whole = soak.soak
     monkeypatch.setattr(soak, "soak", lambda minutes: whole(minutes / 20))
