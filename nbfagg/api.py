@@ -245,7 +245,7 @@ def fagg_vjp(
     are read at a time count as 0. With alpha as `fagg` gives it, float32 gradients
     are within 4 ulp of the exact value relative to the largest term of the formula,
     float64 ones within 8. With `log` the rounding of log alpha, a number as large
-    as |log alpha|, adds |log alpha| / 2 ulp.
+    as |log alpha|, adds |log alpha| ulp at most.
 
     That holds while ``scale * grad`` stays below 2**100 (float64: 2**900); beyond
     it a factor may overflow where the result does not. With `log`, what alpha loses

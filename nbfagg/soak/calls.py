@@ -179,7 +179,8 @@ def _allowance(problem: Problem, log: bool, alpha: Array) -> tuple[Any, Array]:
     if not log:
         kept = problem.keep + problem.summed
         return 0.0, problem.below(kept) > promises.FLUSHED[name]
-    extra = np.expand_dims(np.where(np.isfinite(alpha), abs(alpha) / 2, 0.0), problem.summed)
+    # Half a unit of log alpha is |log alpha| * 2**-24 at most, and a unit of a result 2**-24 of it at least.
+    extra = np.expand_dims(np.where(np.isfinite(alpha), abs(alpha), 0.0), problem.summed)
     return extra, problem.below(problem.summed) > promises.FLUSHED_LOG[name]
 
 
