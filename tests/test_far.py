@@ -45,6 +45,16 @@ def test_columns_whose_maximum_is_raised_across_it(dtype):
     check_all(-a[:, ::-1], keep_axis=2, where=np.isfinite(a[:, ::-1]))
 
 
+@pytest.mark.parametrize("dtype", EDGES)
+def test_a_column_exactly_where_far_begins_beside_one_that_is_raised(dtype):
+    scale = np.log(2.0)  # so that logits are their own octaves
+    edge = EDGES[dtype] * scalar.LOG2_E
+    a = np.full((8, 33), -edge, dtype)
+    a[1:, 16:] += 8
+    check_all(np.asfortranarray(a), keep_axis=1, scale=scale)
+    check_all(np.asfortranarray(a), keep_axis=(), scale=scale)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("dtype", EDGES)
 def test_states(dtype, place):

@@ -145,8 +145,7 @@ def factors_of(like, old, old_shifts, new_shifts, law):
     """Give scalar.rescale of every lane, no maximum being far off: 0 where the old one is -inf."""
     distance = larger(sub(old_shifts, new_shifts), splat(old_shifts, -1000.0))
     factors = power_of_two(add(distance, splat(distance, MAGIC_F64)))
-    y = mul(to_sums(old), splat(distance, law[0]))
-    return select_above(y, splat(y, -law[4]), factors, splat(y, 0.0))
+    return select_above(to_sums(old), splat(factors, -math.inf), factors, splat(factors, 0.0))
 
 
 @jit
