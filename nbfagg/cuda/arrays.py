@@ -12,6 +12,7 @@ import numpy as np
 
 from nbfagg.cuda import driver
 from nbfagg.fields import KINDS
+from nbfagg.plan.axes import c_strides
 
 # DLPack's codes of numbers, and its number for CUDA's memory.
 _DLPACK = {0: "i", 1: "u", 2: "f", 4: "b", 6: "u"}
@@ -153,16 +154,6 @@ class DeviceArray:
         """Give the memory back; the driver waits for the GPU."""
         if getattr(self, "_address", 0):
             self._device.free(self._address)
-
-
-@functools.lru_cache(maxsize=512)
-def c_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
-    """Give the strides of an array in one piece."""
-    strides = []
-    for size in reversed(shape):
-        strides.append(item)
-        item *= size
-    return tuple(reversed(strides))
 
 
 def is_device_array(a: Any) -> bool:

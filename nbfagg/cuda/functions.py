@@ -9,9 +9,10 @@ import numpy as np
 
 from nbfagg import inputs
 from nbfagg.cuda import launch, plan
-from nbfagg.cuda.arrays import LIBRARIES, View, c_strides, empty_like, in_one_piece, turned, view_of
+from nbfagg.cuda.arrays import LIBRARIES, View, empty_like, in_one_piece, turned, view_of
 from nbfagg.cuda.kinds import Kind, kind_of
 from nbfagg.cuda.plan import Plan
+from nbfagg.plan.axes import c_strides
 
 _KNOWN = "float16, bfloat16, float32, float64, an integer or a boolean"
 

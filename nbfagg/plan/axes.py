@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
@@ -95,6 +96,7 @@ def steady(sizes: list[tuple[int, int]], pitch: int) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=512)
 def c_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
     """Give the strides in bytes of an array in C order."""
     strides = []
