@@ -73,10 +73,18 @@ def _given_back(results: Any, return_lse: bool, out: Tensor | None) -> Any:
     return (alpha, lse) if return_lse else alpha
 
 
+def check_scale(scale: Any) -> None:
+    """Refuse a scale that is to be learned."""
+    if isinstance(scale, Tensor):
+        raise TypeError(
+            "nbfagg: scale is a tensor, through which no gradient passes; want a number, and logits that are "
+            "multiplied by what is to be learned"
+        )
+
+
 def _options(scale: Any, log: Any, workers: Any) -> tuple[float, bool, int | None]:
     """Check what an operator takes besides tensors, as it would not name what is wrong."""
-    if isinstance(scale, Tensor):
-        raise TypeError("nbfagg: scale is a tensor, through which no gradient passes; want a number")
+    check_scale(scale)
     return scale, inputs.as_flag("log", log), None if workers is None else inputs.as_workers(workers)
 
 

@@ -9,15 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nbfagg import inputs
-from nbfagg.torch.functions import fagg
+from nbfagg.torch.functions import check_scale, fagg
 
 
 def _check_scale(scale: float) -> None:
-    if isinstance(scale, Tensor):
-        raise TypeError(
-            "nbfagg: scale is a tensor, through which no gradient passes; want a number, and logits that are "
-            "multiplied by what is to be learned"
-        )
+    check_scale(scale)
     inputs.as_scale(scale, np.dtype(np.float32))
 
 
