@@ -10,7 +10,7 @@ In units in the last place (ulp) of the result:
   larger.
 * A gradient: 4 for float32, 8 for float64, in ulp of the formula's largest term, for the terms cancel; and
   one smallest subnormal step. Two terms have alpha as a factor, which is within 2 or 3; and float64 has
-  nothing wider to round a token's factor in (the worst of 10**6 gradients was 6.6). Of the logarithm, what
+  nothing wider to round a token's factor in (the worst seen is 6.6). Of the logarithm, what
   the rounding of log alpha makes of it on top.
 * float16 and bfloat16: what float32 may be, rounded once.
 
