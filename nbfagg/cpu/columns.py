@@ -141,7 +141,7 @@ def magics_of(like, tops, shifts, law):
 
 
 @jit
-def factors_of(like, old, old_shifts, new_shifts, law):
+def factors_of(like, old, old_shifts, new_shifts):
     """Give scalar.rescale of every lane, no maximum being far off: 0 where the old one is -inf."""
     distance = larger(sub(old_shifts, new_shifts), splat(old_shifts, -1000.0))
     factors = power_of_two(add(distance, splat(distance, MAGIC_F64)))
@@ -213,7 +213,7 @@ def raise_points(like, top, reached, tops, magics, sums, rests, law, work):
         store(work, new)
         rescale_each(like, tops, work, sums, rests, law, lanes(like))
     else:
-        factors = factors_of(like, old, shifts_of(like, old, law), shifts, law)
+        factors = factors_of(like, old, shifts_of(like, old, law), shifts)
         store(sums, mul(load(factors, sums), factors))
         if lanes(like) == 8:
             store(rests, mul(load(factors, rests), factors))
