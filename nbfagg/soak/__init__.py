@@ -18,6 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
+from nbfagg.cpu import drive
+from nbfagg.cpu.tasks import Task
 from nbfagg.soak.calls import Failure, Tally
 from nbfagg.soak.memory import ALLOWED, Watch, give_back
 from nbfagg.soak.rounds import play
@@ -158,6 +162,8 @@ def run(minutes: float, seed: int = 0, threads: int | None = None) -> int:
 def soak(minutes: float, seed: int = 0, threads: int | None = None) -> Report:
     """Play rounds for some time, from this seed on, and show how far it is."""
     give_back()
+    if minutes >= JUDGED_FROM:
+        _load_kernels()
     players, watch = _Players(seed, threads or 2 + (os.cpu_count() or 1)), Watch()
     began = time.monotonic()
     end = began + 60 * minutes
@@ -184,6 +190,14 @@ def soak(minutes: float, seed: int = 0, threads: int | None = None) -> Report:
     return Report(
         took / 60, len(players.tallies), players.total(), players.failure, watch.first, watch.growth
     )
+
+
+def _load_kernels() -> None:
+    """Have every task's function before memory is looked at: 44 MiB came with one that an hour met late."""
+    for task in vars(drive).values():
+        if isinstance(task, Task):
+            for kind in np.float32, np.float64:
+                task.address(kind(0))
 
 
 @contextmanager
