@@ -131,6 +131,21 @@ def put(array, index, value):
     array[_inside(array, index)] = value
 
 
+def _quad(array, index):
+    count = 16 // array.itemsize
+    if int(index) % count:
+        raise Fault(f"16 bytes at {index}, misaligned")
+    return slice(_inside(array, index, count), int(index) + count)
+
+
+def get_quad(array, index):
+    return tuple(array[_quad(array, index)])
+
+
+def put_quad(array, index, values):
+    array[_quad(array, index)] = values
+
+
 def integer(array, index):
     return int(array[_inside(array, index)])
 
@@ -272,6 +287,7 @@ def make(kind):
         sync=lambda: _wait("barrier") and None, shuffle=shuffle, fence=lambda: None, draw=draw,
         shared=_area, dynamic=lambda real: _area(None, real),
         divide=lambda x, y: int(x) // int(y), get=get, put=put, integer=integer,
+        get_quad=get_quad, put_quad=put_quad,
         load=load, load_result=load_result, load_vector=load_vector, load_anywhere=load_anywhere,
         store=store, store_vector=store_vector, **vars(_arithmetic(real)),
     )  # fmt: skip

@@ -161,8 +161,10 @@ def logits(*shape, dtype=np.float32, seed=0):
 
 def test_fagg(gpu):
     for shape, steps in (
-        ((5, 3, 8), ["rows"]),
-        ((5, 3, 7), ["rows_unaligned"]),
+        ((5, 3, 68), ["rows"]),
+        ((5, 3, 69), ["rows_unaligned"]),
+        ((5, 3, 8), ["short"]),
+        ((5, 3, 7), ["short_unaligned"]),
         ((2, 30, 40), ["rows", "weights"]),
         ((2, 3, 600), ["rows"]),
     ):
@@ -387,7 +389,7 @@ def test_workspace_is_kept_and_given_back(gpu):
 
 
 def test_machine_code_is_kept_on_disk(gpu, tmp_path):
-    x = logits(3, 4, 8)
+    x = logits(3, 4, 68)
     nbfagg.fagg(Array(x))
     (kept,) = tmp_path.glob(f"rows-f4-sm90-64-{build.source_stamp()}-{build.tool_stamp()}.cubin")
     assert kept.read_bytes() == b"entry\nrows f4 0"

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from nbfagg import reference
-from nbfagg.cuda import absorb, finish, formulas, gradient, kernels, rows, walk, weights
+from nbfagg.cuda import absorb, finish, formulas, gradient, kernels, rows, short, walk, weights
 from nbfagg.cuda.kinds import kind_of
 
 FLOATS = ["f4", "f8", "f2", "b2"]
@@ -39,9 +39,15 @@ def order(request):
 
 # Shapes (batch first), options, how they lie, and what the plan has to say.
 WAYS = {
-    "whole rows": ((5, 3, 8), {}, {}, "rows"),
-    "whole rows, unaligned": ((5, 3, 7), {}, {"offset": 1}, "rows_unaligned"),
-    "whole rows of one term": ((7, 9, 1), {}, {}, "rows_unaligned"),
+    "whole rows": ((5, 3, 68), {}, {}, "rows"),
+    "whole rows, unaligned": ((5, 3, 69), {}, {"offset": 1}, "rows_unaligned"),
+    "short tokens": ((6, 12, 4), {}, {}, "short"),
+    "short tokens, one row a block": ((3, 130, 6), {}, {}, "short"),
+    "short tokens, odd rows": ((7, 5, 7), {}, {"offset": 1}, "short_unaligned"),
+    "short tokens of one term": ((70, 9, 1), {}, {}, "short_unaligned"),
+    "short tokens of two terms": ((9, 12, 2), {}, {}, "short"),
+    "short tokens of three terms": ((33, 3, 3), {}, {}, "short_unaligned"),
+    "short tokens of eight": ((5, 30, 8), {}, {}, "short"),
     "last block": ((2, 3, 600), {}, {}, "rows"),
     "last block, split tokens, unaligned": ((1, 2, 1003), {}, {}, "rows_unaligned"),
     "many tokens": ((2, 30, 40), {}, {}, "rows, weights"),
@@ -61,7 +67,8 @@ MASKED = {
     "mask beside": ((3, 20, 6), "walk_masked, totals, weights"),
     "mask of tokens": ((3, 12, 6), "walk_masked, small"),
     "mask, split": ((1, 2, 700), "walk_masked, small"),
-    "lengths": ((9, 11, 8), "rows"),
+    "lengths": ((9, 5, 72), "rows"),
+    "lengths, short tokens": ((9, 11, 8), "short"),
     "lengths, many tokens": ((3, 40, 30), None),
     "lengths and mask": ((5, 12, 7), "walk_masked, small"),
 }
@@ -214,7 +221,7 @@ def test_packed(shape, storage):
 
 def test_a_row_has_the_same_bits_in_any_batch():
     random = np.random.default_rng(8)
-    for shape in ((7, 5, 3), (3, 40, 33), (3, 2, 500)):
+    for shape in ((7, 5, 3), (9, 16, 4), (7, 5, 40), (3, 40, 33), (3, 2, 500)):
         x = random.normal(0, 3, shape).astype(np.float32)
         whole = cudarun.fagg(cudarun.lay(x))
         for i in range(shape[0]):
@@ -230,6 +237,8 @@ def test_a_row_has_the_same_bits_in_any_batch():
 SPECIAL = [
     "whole rows",
     "whole rows, unaligned",
+    "short tokens",
+    "short tokens, odd rows",
     "last block",
     "many tokens",
     "middle axis kept",
@@ -363,7 +372,7 @@ def without(source, place):
 
 BARRIERS = [
     (module, i)
-    for module in (finish, rows, walk, gradient)
+    for module in (finish, rows, short, walk, gradient)
     for i in range(len(re.findall(r"\bsync\(\)\n", source_of(module))))
 ]
 
@@ -375,6 +384,9 @@ def all_results():
     try:
         for name in (
             "whole rows",
+            "short tokens",
+            "short tokens of eight",
+            "short tokens of two terms",
             "last block",
             "many tokens",
             "middle axis kept",
@@ -460,6 +472,8 @@ def test_a_worse_polynomial_is_found_out(storage, monkeypatch):
     monkeypatch.setattr(formulas.scalar, name, tuple(worse))
     with pytest.raises(AssertionError):
         test_values("many tokens", storage)
+    with pytest.raises(AssertionError):
+        test_values("short tokens", storage)
 
 
 def test_the_simulator_finds_faults():

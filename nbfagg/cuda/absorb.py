@@ -83,6 +83,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleNamespace:
 
     @jit
     def add(s, rest, t, less):
+        """Add the two parts of a vector's sum to a sum, and what is lost to its rest."""
         s, lost = add_exactly(s, t)
         rest += lost
         s, lost = add_exactly(s, less)
@@ -115,7 +116,85 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleNamespace:
         s, rest = add(s, rest, t, less)
         return m, s, rest, point
 
-    return SimpleNamespace(one=one, four=four)
+    return SimpleNamespace(one=one, four=four, add=add)
+
+
+def make_apart(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleNamespace:
+    """Give the device functions for logits in shared memory that stay apart: each gets its exponential."""
+    jit, maximum, get_quad, put_quad = P.jit, P.maximum, P.get_quad, P.put_quad
+    pair, fine, ZERO = F.pair, F.fine, F.ZERO
+    V, QUAD = kind.vector, 2 if kind.wide else 4
+    QUADS_2, QUADS_3 = 2 * QUAD, 3 * QUAD
+
+    @jit
+    def largest(v):
+        """Give the largest number of a vector; NaN stays."""
+        m = v[0]
+        for x in v[1:]:
+            m = maximum(m, x)
+        return m
+
+    # A tuple wants its length written.
+    if V == QUAD:
+
+        @jit
+        def read(stage, at):
+            return get_quad(stage, at)
+
+        @jit
+        def write(stage, at, v):
+            put_quad(stage, at, v)
+    elif V == 2 * QUAD:
+
+        @jit
+        def read(stage, at):
+            return get_quad(stage, at) + get_quad(stage, at + QUAD)
+
+        @jit
+        def write(stage, at, v):
+            put_quad(stage, at, v[:QUAD])
+            put_quad(stage, at + QUAD, v[QUAD:])
+    else:
+
+        @jit
+        def read(stage, at):
+            low = get_quad(stage, at) + get_quad(stage, at + QUAD)
+            return low + (get_quad(stage, at + QUADS_2) + get_quad(stage, at + QUADS_3))
+
+        @jit
+        def write(stage, at, v):
+            put_quad(stage, at, v[:QUAD])
+            put_quad(stage, at + QUAD, v[QUAD:QUADS_2])
+            put_quad(stage, at + QUADS_2, v[QUADS_2:QUADS_3])
+            put_quad(stage, at + QUADS_3, v[QUADS_3:])
+
+    if kind.half:
+
+        @jit
+        def two(v, point, law):
+            x, y = fine(v[0], point, law), fine(v[1], point, law)
+            return (x, y), x + y, ZERO
+    else:
+
+        @jit
+        def two(v, point, law):
+            s, w = pair(v[0], point, law)
+            t, u = pair(v[1], point, law)
+            return (s + w, t + u), s + t, w + u
+
+    @jit
+    def four(v, point, law):
+        low, s, w = two(v[:2], point, law)
+        high, t, u = two(v[2:], point, law)
+        return low + high, s + t, w + u
+
+    @jit
+    def eight(v, point, law):
+        low, s, w = four(v[:4], point, law)
+        high, t, u = four(v[4:], point, law)
+        return low + high, s + t, w + u
+
+    return SimpleNamespace(largest=largest, read=read, write=write, replace={2: two, 4: four, 8: eight}[V])
 
 
 def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, aligned: bool) -> SimpleNamespace:
@@ -196,4 +275,4 @@ def make_share(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, aligned: bool
             d >>= 1
         return M, s, rest
 
-    return SimpleNamespace(share=share, together=together, partial=partial, vector=vector)
+    return SimpleNamespace(share=share, together=together, partial=partial, vector=vector, add=few.add)

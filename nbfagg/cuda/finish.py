@@ -79,6 +79,26 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
         return quotient(s * rescale(m, M, law), total, rest, inverse)
 
     @jit
+    def row_inverse(M, total):
+        """Give 1 / total for `row_weight`; NaN where the maximum leaves no answer, 0 of an empty row."""
+        if M == NINF:
+            return ZERO
+        return ONE / total if M < INF else NAN
+
+    if kind.half:
+
+        @jit
+        def row_weight(s, total, rest, inverse):
+            """Give a token's weight from its sum relative to the row's point."""
+            return s * inverse
+    else:
+
+        @jit
+        def row_weight(s, total, rest, inverse):
+            """Give a token's weight from its sum relative to the row's point."""
+            return quotient(s, total, rest, inverse) if inverse != ZERO else ZERO
+
+    @jit
     def write_tokens(
         cells, base, sums_at, first, last, t, span, splits, M, total, rest, logarithm, law, out, at
     ):
@@ -128,6 +148,8 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
         gather=gather,
         meet=meet,
         weight=weight,
+        row_inverse=row_inverse,
+        row_weight=row_weight,
         write_tokens=write_tokens,
         row_lse=row_lse,
     )

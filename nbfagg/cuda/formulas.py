@@ -125,8 +125,23 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
         def lifted(s):
             return s * UP
 
+        if kind.storage == "f2":
+            # Weights below 2**-25 are 0: what a float32 near 25 has lost does not show.
+            fine_point, fine = point_for, exponential
+        else:
+            fine_point = point_of
+
+            @jit
+            def fine(x, point, law):
+                """Give exp(scale * x) relative to a point far above, where a float32 has few bits left."""
+                x = larger(point[1], x - point[0])
+                t = fma(x, law[HIGH], point[2])
+                n = t - point[2]
+                return ex2(fma(x, law[LOW], fma(x, law[HIGH], -n))) * power(t)
+
     else:
-        point_for = point_of
+        point_for = fine_point = point_of
+        fine = None
 
         @jit
         def lifted(s):
@@ -181,9 +196,10 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
 
     # What brings an exponential to the lift of its sum.
     UNLIFTED = UP if kind.half else ONE
+    FINE_UNLIFTED = UP if fine_point is not point_of else ONE
     return SimpleNamespace(
-        UNLIFTED=UNLIFTED, origin=origin, shift=shift, log_distance=log_distance, add_exactly=add_exactly,
-        log_sum_exp=log_sum_exp, point_for=point_for, exponential=exponential, pair=pair, lifted=lifted,
-        rescale=rescale, merge=merge, quotient=quotient,
-        ZERO=ZERO, ONE=ONE, NINF=NINF, LIFT=LIFT,
+        UNLIFTED=UNLIFTED, FINE_UNLIFTED=FINE_UNLIFTED, fine_point=fine_point, fine=fine, origin=origin,
+        shift=shift, log_distance=log_distance, add_exactly=add_exactly, log_sum_exp=log_sum_exp,
+        point_for=point_for, exponential=exponential, pair=pair, lifted=lifted, rescale=rescale, merge=merge,
+        quotient=quotient, ZERO=ZERO, ONE=ONE, NINF=NINF, LIFT=LIFT,
     )  # fmt: skip

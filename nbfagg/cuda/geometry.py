@@ -33,8 +33,10 @@
     PACKED,  # 1: of a gradient, rows are packed, and the workspace has a factor for each token instead
     OUT_ROW_PITCH,  # of the gradient, where tokens lie side by side
     OF_LSE,  # 1: a gradient with respect to lse comes with that of alpha
-) = range(32)
-HEAD = 32
+    ROW_ROOM,  # numbers of dynamic shared memory for a row that lies there
+    WRITERS,  # threads that write such a row's tokens, a power of two
+) = range(34)
+HEAD = 34
 # Then three tables of AXES axes each: of cells (batch and kept, in memory's order), of terms. An
 # axis is its size, its pitch in the logits, in the mask and in the gradient, and its step in cells.
 AXES = 4

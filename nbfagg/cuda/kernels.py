@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from nbfagg.cuda import gradient, rows, walk, weights
+from nbfagg.cuda import gradient, rows, short, walk, weights
 from nbfagg.cuda.kinds import Kind
 
 
@@ -22,6 +22,7 @@ def _flagged(make: Any, flag: bool) -> Any:
 
 
 _ROWS = ("a", "limits", "alpha", "lse", "work", "tickets", "law", "geo")
+_SHORT = ("a", "limits", "alpha", "lse", "law", "geo")
 _WALK = ("a", "mask", "limits", "work", "law", "geo")
 _FINISH = ("alpha", "lse", "work", "law", "geo")
 _ROWS_GRADIENT = ("a", "grad", "alpha", "limits", "out", "work", "law", "geo")
@@ -29,6 +30,8 @@ _WALK_GRADIENT = ("a", "mask", "grad", "alpha", "limits", "out", "work", "law", 
 KERNELS = {
     "rows": Kernel(_flagged(rows.make, True), _ROWS),
     "rows_unaligned": Kernel(_flagged(rows.make, False), _ROWS),
+    "short": Kernel(_flagged(short.make, True), _SHORT),
+    "short_unaligned": Kernel(_flagged(short.make, False), _SHORT),
     "walk": Kernel(_flagged(walk.make, False), _WALK),
     "walk_masked": Kernel(_flagged(walk.make, True), _WALK),
     "small": Kernel(weights.make_small, _FINISH),
@@ -45,5 +48,3 @@ KERNELS = {
     "walk_gradient": Kernel(_flagged(gradient.make_walk, False), _WALK_GRADIENT),
     "walk_gradient_masked": Kernel(_flagged(gradient.make_walk, True), _WALK_GRADIENT),
 }
-# Kernels that read no logits: they depend on the arithmetic and the result's type alone.
-READ_ROWS = frozenset(name for name in KERNELS if name.startswith("rows"))

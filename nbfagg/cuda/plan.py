@@ -33,6 +33,12 @@ class Limits:
     block_terms : int
         Terms of a block of whole rows, at least, if there are as many: 32 KB of float32, some ten times what
         starting a block costs.
+    shared : int
+        Bytes of shared memory of a block, at most: 48 KB are what a launch gets without asking. Whole rows of
+        short tokens lie there.
+    short : int
+        Bytes of a token from which it is worth a thread's loads: 32 neighbouring threads that read 16 bytes
+        each of tokens of less take part of 32-byte sectors, or a vector each and its state's cost.
     chunk : int
         Terms of a cell, at least, where a token is split: four batches for each of 32 lanes.
     row_cells : int
@@ -55,6 +61,8 @@ class Limits:
     block: int = 256
     whole_row: int = 16384
     block_terms: int = 8192
+    shared: int = 49152
+    short: int = 128
     chunk: int = 1024
     row_cells: int = 4096
     row_blocks: int = 1024
@@ -164,6 +172,42 @@ def _row_steps(
     if last or packed:
         return (first,), space
     return (first, _weights_step(rows, tokens, limits, head)), space
+
+
+def _short_steps(
+    kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, head: list[int]
+) -> tuple[Step, ...]:
+    """Decide for rows that are kept in shared memory, filling the geometry; none where they do not fit."""
+    # What the kernel's own areas leave: four numbers of each thread, three of each warp.
+    room = limits.shared // (8 if kind.wide else 4) - 4 * limits.block - 3 * max(1, limits.block // 32)
+    vectors = -(-tokens * terms // kind.vector)
+    choices = []
+    for span in (1 << i for i in range(limits.block.bit_length())):
+        # Rows begin in different banks: what their first threads read at once lies side by side.
+        pitch = vectors + (span - vectors) % 8 if span < 8 else vectors
+        block_rows = limits.block // span
+        if block_rows * pitch * kind.vector <= room:
+            # At least four loads a thread where there are as many; then few idle threads, then neighbours.
+            slots = span * -(-vectors // span)
+            choices.append((max(0, 4 * span - max(4, vectors)), slots, -span, pitch))
+    if not choices:
+        return ()
+    _, _, least, pitch = min(choices)
+    block_rows = limits.block // -least
+    head[geometry.BLOCK_ROWS], head[geometry.ROW_ROOM] = block_rows, pitch * kind.vector
+    head[geometry.WRITERS] = _writers(block_rows, tokens, limits.block)
+    name = "short" if aligned else "short_unaligned"
+    return (Step(name, -(-rows // block_rows), block_rows * head[geometry.ROW_ROOM]),)
+
+
+def _writers(block_rows: int, tokens: int, block: int) -> int:
+    """Give how many threads write a row's tokens: eight or more side by side, in the fewest turns."""
+
+    def turns(writers: int) -> tuple[int, int]:
+        return -(-block_rows // (block // writers)) * -(-tokens // writers), -writers
+
+    least = min(8, 1 << (tokens - 1).bit_length())
+    return min((1 << i for i in range(block.bit_length()) if (1 << i) >= least), key=turns)
 
 
 def _weights_step(rows: int, tokens: int, limits: Limits, head: list[int]) -> Step:
@@ -312,7 +356,10 @@ def make_plan(
         vectors = aligned and terms * item % 16 == 0 and pitch % 16 == 0
         if out is not None and batches:
             vectors = vectors and batches[0].out % 16 == 0
-        steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, packed, head)
+        if out is None and not packed and terms * item < limits.short:
+            steps = _short_steps(kind, rows, tokens, terms, limits, aligned and pitch % 16 == 0, head)
+        if not steps:
+            steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, packed, head)
     elif rows and tokens:
         order = [*both]
         step = {axis: math.prod(shape[i] for i in order[n + 1 :]) for n, axis in enumerate(order)}

@@ -172,7 +172,7 @@ def dynamic(real):
 
     @cuda.jit(device=True, inline="always")
     def area():
-        return cuda.shared.array(0, kind)
+        return cuda.shared.array(0, kind, alignment=16)
 
     return area
 
@@ -212,6 +212,42 @@ def put(typing, array, index, value):
         return context.get_dummy_value()
 
     return types.void(array, index, array.dtype), generate
+
+
+def _line(array, index):
+    """Give the vector of 16 bytes of an array's numbers, and the type of such a tuple."""
+    kind, count = (f64, 2) if array.dtype == types.float64 else (f32, 4)
+    return ir.VectorType(kind, count), types.UniTuple(array.dtype, count)
+
+
+@intrinsic
+def get_quad(typing, array, index):
+    """Read 16 aligned bytes of shared memory."""
+    line, numbers = _line(array, index)
+
+    def generate(context, builder, sig, args):
+        place = builder.bitcast(_place(context, builder, array, args[0], args[1]), line.as_pointer())
+        found = builder.load(place, align=16)
+        parts = [builder.extract_element(found, ir.Constant(i32, j)) for j in range(line.count)]
+        return context.make_tuple(builder, sig.return_type, parts)
+
+    return numbers(array, index), generate
+
+
+@intrinsic
+def put_quad(typing, array, index, values):
+    """Write 16 aligned bytes of shared memory."""
+    line, numbers = _line(array, index)
+
+    def generate(context, builder, sig, args):
+        place = builder.bitcast(_place(context, builder, array, args[0], args[1]), line.as_pointer())
+        found = ir.Constant(line, ir.Undefined)
+        for j in range(line.count):
+            found = builder.insert_element(found, builder.extract_value(args[2], j), ir.Constant(i32, j))
+        builder.store(found, place, align=16)
+        return context.get_dummy_value()
+
+    return types.void(array, index, numbers), generate
 
 
 @intrinsic
@@ -525,7 +561,8 @@ def make(kind: Kind) -> SimpleNamespace:
 
     return SimpleNamespace(
         jit=jit, thread=thread, block=block, sync=sync, shuffle=shuffle, fence=fence, draw=draw,
-        shared=shared, dynamic=dynamic, divide=divide, get=get, put=put, integer=integer,
+        shared=shared, dynamic=dynamic, divide=divide, get=get, put=put, integer=integer, get_quad=get_quad,
+        put_quad=put_quad,
         load=load, load_result=load_result, load_vector=load_vector, load_anywhere=load_anywhere,
         store=store, store_vector=store_vector, **vars(_arithmetic(kind.wide)),
     )  # fmt: skip
