@@ -17,7 +17,7 @@ from nbfagg.cuda.law import law_for
 # So small that arrays of a few hundred numbers go every way.
 TINY = plans.Limits(
     block=64, whole_row=600, shared=5120, block_terms=200, chunk=100, row_cells=16, row_blocks=4,
-    block_cells=64, last_tokens=20, last_cells=64, piece=16,
+    block_cells=64, group=9700, groups=3, last_tokens=20, last_cells=64, piece=16,
 )  # fmt: skip
 
 
@@ -76,7 +76,6 @@ def run(plan, law, arrays, changes):
     real = plan.kind.real
     given = {
         "law": tuple(map(real, law)),
-        "geo": tuple(map(int, geo)),
         "work": np.full(plan.space, 1.2345e30, real),
         "tickets": np.zeros(max(1, plan.rows), np.int32),
         "limits": np.zeros(1, np.int64),
@@ -86,6 +85,8 @@ def run(plan, law, arrays, changes):
     } | arrays
     primitives = cudasim.make(plan.kind)
     for step in plan.steps:
+        geo[geometry.FIRST] = step.first
+        given["geo"] = tuple(map(int, geo))
         name, arguments = kernels.KERNELS[step.kernel]
         kernel = name(primitives, plan.kind, plan.block)
         cudasim.launch(kernel, step.grid, plan.block, step.room, [given[n] for n in arguments], Order.now)

@@ -165,6 +165,7 @@ def test_fagg(gpu):
         ((5, 3, 69), ["rows_unaligned"]),
         ((5, 3, 8), ["short"]),
         ((5, 3, 7), ["short_unaligned"]),
+        ((3, 1200, 1), ["pieces", "short_pieces"] * 2),
         ((2, 30, 40), ["rows", "weights"]),
         ((2, 3, 600), ["rows"]),
     ):

@@ -48,6 +48,14 @@ WAYS = {
     "short tokens of two terms": ((9, 12, 2), {}, {}, "short"),
     "short tokens of three terms": ((33, 3, 3), {}, {}, "short_unaligned"),
     "short tokens of eight": ((5, 30, 8), {}, {}, "short"),
+    "tiny tokens, large rows": ((3, 1200, 1), {}, {}, "pieces, short_pieces, pieces, short_pieces"),
+    "tiny tokens, odd rows": (
+        (5, 550, 2),
+        {},
+        {"offset": 1},
+        None,
+    ),
+    "tiny tokens of three, one row": ((1, 1111, 3), {}, {}, "pieces, short_pieces"),
     "last block": ((2, 3, 600), {}, {}, "rows"),
     "last block, split tokens, unaligned": ((1, 2, 1003), {}, {}, "rows_unaligned"),
     "many tokens": ((2, 30, 40), {}, {}, "rows, weights"),
@@ -69,6 +77,7 @@ MASKED = {
     "mask, split": ((1, 2, 700), "walk_masked, small"),
     "lengths": ((9, 5, 72), "rows"),
     "lengths, short tokens": ((9, 11, 8), "short"),
+    "lengths, tiny tokens": ((3, 1030, 1), None),
     "lengths, many tokens": ((3, 40, 30), None),
     "lengths and mask": ((5, 12, 7), "walk_masked, small"),
 }
@@ -166,8 +175,9 @@ def test_each_way_is_taken(name):
     assert ", ".join(step.kernel for step in plan.steps) == steps
 
 
+# Of a thousand tokens float16's weights are subnormal, and a gradient no better than these.
 @pytest.mark.parametrize("storage", FLOATS)
-@pytest.mark.parametrize("name", [*WAYS, *MASKED])
+@pytest.mark.parametrize("name", [name for name in [*WAYS, *MASKED] if "tiny" not in name])
 def test_gradient(name, storage):
     a, options, _ = case(name, storage)
     x = plain(a, storage)
@@ -221,7 +231,7 @@ def test_packed(shape, storage):
 
 def test_a_row_has_the_same_bits_in_any_batch():
     random = np.random.default_rng(8)
-    for shape in ((7, 5, 3), (9, 16, 4), (7, 5, 40), (3, 40, 33), (3, 2, 500)):
+    for shape in ((7, 5, 3), (9, 16, 4), (7, 5, 40), (3, 40, 33), (3, 2, 500), (3, 1200, 1)):
         x = random.normal(0, 3, shape).astype(np.float32)
         whole = cudarun.fagg(cudarun.lay(x))
         for i in range(shape[0]):
@@ -239,6 +249,7 @@ SPECIAL = [
     "whole rows, unaligned",
     "short tokens",
     "short tokens, odd rows",
+    "tiny tokens, large rows",
     "last block",
     "many tokens",
     "middle axis kept",
@@ -387,6 +398,7 @@ def all_results():
             "short tokens",
             "short tokens of eight",
             "short tokens of two terms",
+            "tiny tokens, large rows",
             "last block",
             "many tokens",
             "middle axis kept",

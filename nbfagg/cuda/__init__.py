@@ -9,11 +9,13 @@ Where memory is not the limit, on paper (instructions for each logit against wha
 * Tokens of less than 128 bytes, in rows of up to 43 KB of the arithmetic (`short`): float32 and float64 keep
   to it, float16 costs up to 1.1 times its budget, bfloat16 1.35 times. Rows of 1 to 4 vectors add a thread's
   fixed cost to that, and logarithms take two exponentials a logit.
-* Such tokens in larger rows, of packed rows and of gradients have a thread at least, and a vector of 16
-  bytes: with 1 to 3 float32 terms most of it is empty, and a logit costs 3 to 6 times its budget, with 4 to 8
-  up to twice.
-* Rows too large for a block write (maximum, sum) of every token, 8 bytes, and read them back: at 32 float32
-  terms that is an eighth of the traffic more, at 8 a half. Reading the logits twice would be less below 5.
+* Larger rows of tokens of up to 16 bytes are read twice, with an exponential each time (`pieces`,
+  `short_pieces`): at one float32 term 1.1 times the budget. The second time is meant to find them in L2,
+  in groups of rows of 12 MB; a larger row comes from memory twice.
+* Other tokens in larger rows write (maximum, sum), 8 bytes each, which are read back: at 32 float32 terms that
+  is an eighth of the traffic more, at 8 a half.
+* Tokens of packed rows and of gradients have a thread at least, and a vector of 16 bytes: with 1 to 3 float32
+  terms most of it is empty, and a logit costs 3 to 6 times its budget, with 4 to 8 up to twice.
 * Walks over other strides read number by number: half precision costs 1.06 times its budget there, with a
   mask 1.02 times; float32 and float64 keep to it.
 * Packed rows are finished by a block each: a single row of a million tokens by one multiprocessor.

@@ -35,8 +35,9 @@
     OF_LSE,  # 1: a gradient with respect to lse comes with that of alpha
     ROW_ROOM,  # numbers of dynamic shared memory for a row that lies there
     WRITERS,  # threads that write such a row's tokens, a power of two
-) = range(34)
-HEAD = 34
+    FIRST,  # row with which a launch begins, where rows have several
+) = range(35)
+HEAD = 35
 # Then three tables of AXES axes each: of cells (batch and kept, in memory's order), of terms. An
 # axis is its size, its pitch in the logits, in the mask and in the gradient, and its step in cells.
 AXES = 4

@@ -23,6 +23,8 @@ def _flagged(make: Any, flag: bool) -> Any:
 
 _ROWS = ("a", "limits", "alpha", "lse", "work", "tickets", "law", "geo")
 _SHORT = ("a", "limits", "alpha", "lse", "law", "geo")
+_PIECES = ("a", "limits", "work", "law", "geo")
+_SHORT_PIECES = ("a", "limits", "alpha", "lse", "work", "law", "geo")
 _WALK = ("a", "mask", "limits", "work", "law", "geo")
 _FINISH = ("alpha", "lse", "work", "law", "geo")
 _ROWS_GRADIENT = ("a", "grad", "alpha", "limits", "out", "work", "law", "geo")
@@ -32,6 +34,10 @@ KERNELS = {
     "rows_unaligned": Kernel(_flagged(rows.make, False), _ROWS),
     "short": Kernel(_flagged(short.make, True), _SHORT),
     "short_unaligned": Kernel(_flagged(short.make, False), _SHORT),
+    "pieces": Kernel(_flagged(short.make_pieces, True), _PIECES),
+    "pieces_unaligned": Kernel(_flagged(short.make_pieces, False), _PIECES),
+    "short_pieces": Kernel(_flagged(short.make_short_pieces, True), _SHORT_PIECES),
+    "short_pieces_unaligned": Kernel(_flagged(short.make_short_pieces, False), _SHORT_PIECES),
     "walk": Kernel(_flagged(walk.make, False), _WALK),
     "walk_masked": Kernel(_flagged(walk.make, True), _WALK),
     "small": Kernel(weights.make_small, _FINISH),

@@ -49,6 +49,8 @@ def _ready(plan: Plan, number: int, scale: float, flags: int) -> tuple[_Launch, 
         make = functools.partial(build.build, plan.kind, step.kernel, device.target, plan.block)
         addresses = tuple(name for name in names if name not in given)
         packer = struct.Struct(layout_of(names, plan.kind.wide))
+        geo[geometry.FIRST] = step.first
+        given["geo"] = tuple(geo)
         rest = [value for name in names[len(addresses) :] for value in given[name]]
         parameters = ctypes.create_string_buffer(packer.pack(*(0 for _ in addresses), *rest), packer.size)
         size = ctypes.c_size_t(packer.size)

@@ -39,6 +39,14 @@ class Limits:
     short : int
         Bytes of a token from which it is worth a thread's loads: 32 neighbouring threads that read 16 bytes
         each of tokens of less take part of 32-byte sectors, or a vector each and its state's cost.
+    again : int
+        Bytes of a token up to which a row too large for one block is read twice: its tokens' states, 8 or 16
+        bytes each, written and read back, would be more.
+    group : int
+        Bytes of the rows between the two, if a row is no larger: 12 MB and the weights written meanwhile stay
+        in an L2 of 40 (A100) or 50, and a launch of them takes longer than the host to queue it.
+    groups : int
+        Groups of rows at most, for a plan keeps 1 KB for each launch.
     chunk : int
         Terms of a cell, at least, where a token is split: four batches for each of 32 lanes.
     row_cells : int
@@ -63,6 +71,9 @@ class Limits:
     block_terms: int = 8192
     shared: int = 49152
     short: int = 128
+    again: int = 16
+    group: int = 12 << 20
+    groups: int = 256
     chunk: int = 1024
     row_cells: int = 4096
     row_blocks: int = 1024
@@ -77,11 +88,12 @@ STANDARD = Limits()
 
 @dataclass(frozen=True)
 class Step:
-    """One launch: a kernel, how many blocks, and numbers of the arithmetic in dynamic shared memory."""
+    """One launch: a kernel, how many blocks, numbers of the arithmetic in shared memory, the first row."""
 
     kernel: str
     grid: int
     room: int
+    first: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +210,28 @@ def _short_steps(
     head[geometry.WRITERS] = _writers(block_rows, tokens, limits.block)
     name = "short" if aligned else "short_unaligned"
     return (Step(name, -(-rows // block_rows), block_rows * head[geometry.ROW_ROOM]),)
+
+
+def _piece_steps(
+    kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, head: list[int]
+) -> tuple[tuple[Step, ...], int]:
+    """Decide for large rows of tiny tokens, which are read twice; fill the geometry."""
+    vector = kind.vector
+    # Two thirds of the shared memory: the kernel's own areas have room beside it.
+    room = 2 * limits.shared // (3 * (8 if kind.wide else 4))
+    tokens_of = max(vector, room // (terms * vector) * vector)
+    cells = max(tokens_of, -(-tokens // (limits.row_blocks * vector)) * vector)
+    blocks, pieces = -(-tokens // cells), -(-tokens // tokens_of)
+    head[geometry.PIECE_TOKENS], head[geometry.BLOCK_CELLS] = tokens_of, cells
+    head[geometry.ROW_BLOCKS], head[geometry.WRITERS] = blocks, limits.block
+    group = max(1, limits.group // (tokens * terms * kind.item), -(-rows // limits.groups))
+    end = "" if aligned else "_unaligned"
+    steps: list[Step] = []
+    for first in range(0, rows, group):
+        count = min(group, rows - first)
+        steps.append(Step(f"pieces{end}", count * blocks, 0, first))
+        steps.append(Step(f"short_pieces{end}", count * pieces, tokens_of * terms, first))
+    return tuple(steps), 3 * rows * blocks
 
 
 def _writers(block_rows: int, tokens: int, block: int) -> int:
@@ -357,7 +391,10 @@ def make_plan(
         if out is not None and batches:
             vectors = vectors and batches[0].out % 16 == 0
         if out is None and not packed and terms * item < limits.short:
-            steps = _short_steps(kind, rows, tokens, terms, limits, aligned and pitch % 16 == 0, head)
+            lines = aligned and pitch % 16 == 0
+            steps = _short_steps(kind, rows, tokens, terms, limits, lines, head)
+            if not steps and terms * item <= limits.again:
+                steps, space = _piece_steps(kind, rows, tokens, terms, limits, lines, head)
         if not steps:
             steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, packed, head)
     elif rows and tokens:

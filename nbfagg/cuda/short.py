@@ -1,9 +1,12 @@
-"""Forward kernel for whole rows of tokens too short for a thread's loads: one exponential a logit.
+"""Forward kernels for tokens too short for a thread's loads: one exponential a logit.
 
-A row's threads read it 16 bytes at a time, wherever its tokens begin, keep it in shared memory and look for
-its maximum. Exponentials relative to that take the place of the logits; then one thread sums the few of a
-token. Logarithms take the logits again, relative to the token's own maximum, for a token may lie where
+Threads read 16 bytes at a time, wherever tokens begin, and keep the logits in shared memory, where their
+exponentials relative to the row's maximum take their place; then one thread sums the few of a token.
+Logarithms take the logits again, relative to the token's own maximum, for a token may lie where
 exponentials relative to the row's are all alike.
+
+`short` has whole rows: it looks for the maximum while it reads. Of larger rows `pieces` finds the totals
+first, and `short_pieces` reads the logits again, from L2 where not too many rows come between the two.
 """
 
 from __future__ import annotations
@@ -14,90 +17,28 @@ from typing import Any
 from nbfagg.cuda import absorb, finish, formulas, geometry
 from nbfagg.cuda.kinds import Kind
 
+(ROWS, TOKENS, TERMS, ROW_PITCH, BLOCK_ROWS, ROW_ROOM, WRITERS, LIMITED, LOG, WANT_LSE, BEGIN, FIRST,
+ BLOCK_CELLS, ROW_BLOCKS, PARTS, PIECE_TOKENS) = (
+    geometry.ROWS, geometry.TOKENS, geometry.TERMS, geometry.ROW_PITCH, geometry.BLOCK_ROWS,
+    geometry.ROW_ROOM, geometry.WRITERS, geometry.LIMITED, geometry.LOG, geometry.WANT_LSE, geometry.BEGIN,
+    geometry.FIRST, geometry.BLOCK_CELLS, geometry.ROW_BLOCKS, geometry.PARTS, geometry.PIECE_TOKENS,
+)  # fmt: skip
+
 
 def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
-    """Give the kernel."""
+    """Give the kernel for whole rows, as many a block as there is room for."""
     F = formulas.make(P, kind)
-    exponentials = absorb.make_apart(P, F, kind)
-    whole = absorb.make_share(P, F, kind, aligned)
     group = make_group(P, F, kind, block)
     done = finish.make(P, F, kind, block)
-    token = make_token(P, F, done.row_weight, kind)
-    partial, vector, largest = whole.partial, whole.vector, exponentials.largest
-    replace, read, write = exponentials.replace, exponentials.read, exponentials.write
+    staged = make_staged(P, F, done, kind, aligned)
+    copy, sums, included, write = staged.copy, staged.sums, staged.included, staged.write
     highest_of_all, sum_of_all = group.highest, group.sum
-    write_tokens, token_state = token.write, token.state
-    row_inverse, weight, row_lse = done.row_inverse, done.weight, done.row_lse
-    thread, number, sync, get, put = P.thread, P.block, P.sync, P.get, P.put
-    divide, integer, store, maximum = P.divide, P.integer, P.store, P.maximum
-    fine_point, add = F.fine_point, whole.add
+    row_inverse, row_lse = done.row_inverse, done.row_lse
+    thread, number, sync, get, put, divide = P.thread, P.block, P.sync, P.get, P.put, P.divide
+    fine_point = F.fine_point
     area = P.dynamic(kind.real)
     maxima, totals, rests, inverses = (P.shared(block, kind.real) for _ in range(4))
-    ZERO, NINF, UNLIFTED = F.ZERO, F.NINF, F.FINE_UNLIFTED
-    V, BLOCK = kind.vector, block
-    ROWS, TOKENS, TERMS, ROW_PITCH, BLOCK_ROWS, ROW_ROOM, WRITERS, LIMITED, LOG, WANT_LSE, BEGIN = (
-        geometry.ROWS, geometry.TOKENS, geometry.TERMS, geometry.ROW_PITCH, geometry.BLOCK_ROWS,
-        geometry.ROW_ROOM, geometry.WRITERS, geometry.LIMITED, geometry.LOG, geometry.WANT_LSE,
-        geometry.BEGIN,
-    )  # fmt: skip
-    jit = P.jit
-
-    @jit
-    def copy(a, start, count, stage, place, t, span):
-        """Keep a thread's share of a row's logits in shared memory; give the largest."""
-        m = NINF
-        step = span * V
-        at = t * V
-        full = count - count % V
-        while at + 3 * step < full:
-            v0 = vector(a, start + at)
-            v1 = vector(a, start + at + step)
-            v2 = vector(a, start + at + 2 * step)
-            v3 = vector(a, start + at + 3 * step)
-            write(stage, place + at, v0)
-            write(stage, place + at + step, v1)
-            write(stage, place + at + 2 * step, v2)
-            write(stage, place + at + 3 * step, v3)
-            m = maximum(m, maximum(maximum(largest(v0), largest(v1)), maximum(largest(v2), largest(v3))))
-            at += 4 * step
-        while at < full:
-            v = vector(a, start + at)
-            write(stage, place + at, v)
-            m = maximum(m, largest(v))
-            at += step
-        if at < count:
-            v = partial(a, start + at, count - at)
-            write(stage, place + at, v)
-            m = maximum(m, largest(v))
-        return m
-
-    @jit
-    def sums(count, stage, place, t, span, point, law, keep):
-        """Sum a thread's share of a row's exponentials, in two parts; they take the logits' place, or not."""
-        s, rest = ZERO, ZERO
-        step = span * V
-        at = t * V
-        while at + step < count:
-            v, u, less = replace(read(stage, place + at), point, law)
-            w, x, lower = replace(read(stage, place + at + step), point, law)
-            if keep:
-                write(stage, place + at, v)
-                write(stage, place + at + step, w)
-            s, rest = add(s, rest, u + x, less + lower)
-            at += 2 * step
-        if at < count:
-            v, u, less = replace(read(stage, place + at), point, law)
-            if keep:
-                write(stage, place + at, v)
-            s, rest = add(s, rest, u, less)
-        return s * UNLIFTED, rest * UNLIFTED
-
-    @jit
-    def included(limits, row, geo):
-        """Give how many of a row's tokens count."""
-        if geo[LIMITED] == 1:
-            return min(geo[TOKENS], max(0, integer(limits, row)))
-        return geo[TOKENS]
+    BLOCK = block
 
     def short(a, limits, alpha, lse, law, geo):
         # As rows.py has it: a is (ROWS, TOKENS, TERMS), alpha (ROWS, TOKENS), lse (ROWS,).
@@ -124,39 +65,184 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
                 put(lse, row, row_lse(M, total, rest, law))
         sync()
         # Tokens side by side fall to threads side by side.
-        writers, terms = geo[WRITERS], geo[TERMS]
-        r = divide(tid, writers)
-        t = tid - r * writers
+        r = divide(tid, geo[WRITERS])
+        t = tid - r * geo[WRITERS]
         while r < geo[BLOCK_ROWS] and first + r < geo[ROWS]:
             row = first + r
-            total, rest, turned = get(wholes, r), get(lost, r), get(inverse, r)
-            count = included(limits, row, geo)
-            out = row * geo[TOKENS]
-            at = r * geo[ROW_ROOM] + t * terms
-            i = t
-            if geo[LOG]:
-                M = get(tops, r)
-                while i < count:
-                    m, s = token_state(stage, at, terms, law)
-                    store(alpha, out + i, weight(m, s, M, total, rest, turned, 1, law))
-                    at += writers * terms
-                    i += writers
-                while i < geo[TOKENS]:
-                    store(alpha, out + i, weight(NINF, ZERO, M, total, rest, turned, 1, law))
-                    i += writers
-            else:
-                write_tokens(
-                    stage, at, writers * terms, terms, alpha, out + t, writers, out + count, total, rest,
-                    turned,
-                )  # fmt: skip
-                if count < geo[TOKENS]:
-                    while i < geo[TOKENS]:
-                        if i >= count:
-                            store(alpha, out + i, turned * ZERO)
-                        i += writers
-            r += divide(BLOCK, writers)
+            write(
+                stage, r * geo[ROW_ROOM], t, included(limits, row, geo), geo[TOKENS], alpha,
+                row * geo[TOKENS], get(tops, r), get(wholes, r), get(lost, r), get(inverse, r), law, geo,
+            )  # fmt: skip
+            r += divide(BLOCK, geo[WRITERS])
 
     return short
+
+
+def make_pieces(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
+    """Give the kernel that finds the totals of a piece of a row, whatever its tokens are."""
+    F = formulas.make(P, kind)
+    done = finish.make(P, F, kind, block)
+    share = absorb.make_share(P, F, kind, aligned).share
+    included = make_staged(P, F, done, kind, aligned).included
+    meet = done.meet
+    thread, number, put, divide = P.thread, P.block, P.put, P.divide
+    maxima, sums, rests = (P.shared(block, kind.real) for _ in range(3))
+    BLOCK = block
+
+    def pieces(a, limits, work, law, geo):
+        tid = thread()
+        scratch = maxima(), sums(), rests()
+        place = number() + geo[FIRST] * geo[ROW_BLOCKS]
+        row = divide(place, geo[ROW_BLOCKS])
+        first = (place - row * geo[ROW_BLOCKS]) * geo[BLOCK_CELLS]
+        count = max(0, min(geo[BLOCK_CELLS], included(limits, row, geo) - first)) * geo[TERMS]
+        start = geo[BEGIN] + row * geo[ROW_PITCH] + first * geo[TERMS]
+        m, s, rest = share(a, start, count, tid, BLOCK, law)
+        M, total, rest = meet(m, s, rest, tid, tid, BLOCK, scratch, law)
+        if tid == 0:
+            parts = geo[ROWS] * geo[ROW_BLOCKS]
+            put(work, geo[PARTS] + place, M)
+            put(work, geo[PARTS] + parts + place, total)
+            put(work, geo[PARTS] + 2 * parts + place, rest)
+
+    return pieces
+
+
+def make_short_pieces(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
+    """Give the kernel that writes the weights of a piece of a row, from its logits and the row's totals."""
+    F = formulas.make(P, kind)
+    done = finish.make(P, F, kind, block)
+    staged = make_staged(P, F, done, kind, aligned)
+    copy, sums, included, write = staged.copy, staged.sums, staged.included, staged.write
+    whole_row, row_inverse, row_lse = done.whole_row, done.row_inverse, done.row_lse
+    thread, number, sync, put, divide = P.thread, P.block, P.sync, P.put, P.divide
+    fine_point = F.fine_point
+    area = P.dynamic(kind.real)
+    maxima, totals, rests = (P.shared(block, kind.real) for _ in range(3))
+    BLOCK = block
+
+    def short_pieces(a, limits, alpha, lse, work, law, geo):
+        tid = thread()
+        stage, scratch = area(), (maxima(), totals(), rests())
+        in_row = divide(geo[TOKENS] + geo[PIECE_TOKENS] - 1, geo[PIECE_TOKENS])
+        row = divide(number(), in_row)
+        first = (number() - row * in_row) * geo[PIECE_TOKENS]
+        row += geo[FIRST]
+        M, total, rest = whole_row(work, row, tid, scratch, law, geo)
+        tokens = min(geo[PIECE_TOKENS], geo[TOKENS] - first)
+        count = max(0, min(tokens, included(limits, row, geo) - first))
+        start = geo[BEGIN] + row * geo[ROW_PITCH] + first * geo[TERMS]
+        copy(a, start, count * geo[TERMS], stage, 0, tid, BLOCK)
+        if geo[LOG] == 0:
+            sums(count * geo[TERMS], stage, 0, tid, BLOCK, fine_point(M, law), law, True)
+        if tid == 0 and first == 0 and geo[WANT_LSE]:
+            put(lse, row, row_lse(M, total, rest, law))
+        sync()
+        write(
+            stage, 0, tid, count, tokens, alpha, row * geo[TOKENS] + first, M, total, rest,
+            row_inverse(M, total), law, geo,
+        )  # fmt: skip
+
+    return short_pieces
+
+
+def make_staged(
+    P: SimpleNamespace, F: SimpleNamespace, done: SimpleNamespace, kind: Kind, aligned: bool
+) -> Any:
+    """Give the device functions for logits that are kept in shared memory."""
+    exponentials = absorb.make_apart(P, F, kind)
+    whole = absorb.make_share(P, F, kind, aligned)
+    token = make_token(P, F, done.row_weight, kind)
+    partial, vector, largest, add = whole.partial, whole.vector, exponentials.largest, whole.add
+    replace, read, keep = exponentials.replace, exponentials.read, exponentials.write
+    write_weights, token_state, weight = token.write, token.state, done.weight
+    jit, integer, store, maximum = P.jit, P.integer, P.store, P.maximum
+    ZERO, NINF, UNLIFTED = F.ZERO, F.NINF, F.FINE_UNLIFTED
+    V = kind.vector
+
+    @jit
+    def copy(a, start, count, stage, place, t, span):
+        """Keep a thread's share of a row's logits in shared memory; give the largest."""
+        m = NINF
+        step = span * V
+        at = t * V
+        full = count - count % V
+        while at + 3 * step < full:
+            v0 = vector(a, start + at)
+            v1 = vector(a, start + at + step)
+            v2 = vector(a, start + at + 2 * step)
+            v3 = vector(a, start + at + 3 * step)
+            keep(stage, place + at, v0)
+            keep(stage, place + at + step, v1)
+            keep(stage, place + at + 2 * step, v2)
+            keep(stage, place + at + 3 * step, v3)
+            m = maximum(m, maximum(maximum(largest(v0), largest(v1)), maximum(largest(v2), largest(v3))))
+            at += 4 * step
+        while at < full:
+            v = vector(a, start + at)
+            keep(stage, place + at, v)
+            m = maximum(m, largest(v))
+            at += step
+        if at < count:
+            v = partial(a, start + at, count - at)
+            keep(stage, place + at, v)
+            m = maximum(m, largest(v))
+        return m
+
+    @jit
+    def sums(count, stage, place, t, span, point, law, replacing):
+        """Sum a thread's share of a row's exponentials, in two parts; they take the logits' place, or not."""
+        s, rest = ZERO, ZERO
+        step = span * V
+        at = t * V
+        while at + step < count:
+            v, u, less = replace(read(stage, place + at), point, law)
+            w, x, lower = replace(read(stage, place + at + step), point, law)
+            if replacing:
+                keep(stage, place + at, v)
+                keep(stage, place + at + step, w)
+            s, rest = add(s, rest, u + x, less + lower)
+            at += 2 * step
+        if at < count:
+            v, u, less = replace(read(stage, place + at), point, law)
+            if replacing:
+                keep(stage, place + at, v)
+            s, rest = add(s, rest, u, less)
+        return s * UNLIFTED, rest * UNLIFTED
+
+    @jit
+    def included(limits, row, geo):
+        """Give how many of a row's tokens count."""
+        if geo[LIMITED] == 1:
+            return min(geo[TOKENS], max(0, integer(limits, row)))
+        return geo[TOKENS]
+
+    @jit
+    def write(stage, place, t, count, tokens, alpha, out, M, total, rest, inverse, law, geo):
+        """Write a thread's share of the tokens from `place` on, of which the first `count` are included."""
+        i = t
+        terms, stride = geo[TERMS], geo[WRITERS]
+        at = place + t * terms
+        if geo[LOG]:
+            while i < count:
+                m, s = token_state(stage, at, terms, law)
+                store(alpha, out + i, weight(m, s, M, total, rest, inverse, 1, law))
+                at += stride * terms
+                i += stride
+            while i < tokens:
+                store(alpha, out + i, weight(NINF, ZERO, M, total, rest, inverse, 1, law))
+                i += stride
+            return
+        write_weights(
+            stage, at, stride * terms, terms, alpha, out + t, stride, out + count, total, rest, inverse
+        )
+        if count < tokens:
+            while i < tokens:
+                if i >= count:
+                    store(alpha, out + i, inverse * ZERO)
+                i += stride
+
+    return SimpleNamespace(copy=copy, sums=sums, included=included, write=write)
 
 
 def make_group(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> SimpleNamespace:
