@@ -12,8 +12,8 @@ Where memory is not the limit, on paper (instructions for each logit against wha
 * Larger rows of tokens of up to 16 bytes are read twice, with an exponential each time (`pieces`,
   `short_pieces`): at one float32 term 1.1 times the budget. The second time is meant to find them in L2,
   in groups of rows of 12 MB; a larger row comes from memory twice.
-* Other tokens in larger rows write (maximum, sum), 8 bytes each, which are read back: at 32 float32 terms that
-  is an eighth of the traffic more, at 8 a half.
+* Other tokens in larger rows write (maximum, sum), 8 bytes each, which are read back: at 32 float32 terms
+  that is an eighth of the traffic more, at 8 a half.
 * Tokens of packed rows and of gradients have a thread at least, and a vector of 16 bytes: with 1 to 3 float32
   terms most of it is empty, and a logit costs 3 to 6 times its budget, with 4 to 8 up to twice.
 * Walks over other strides read number by number: half precision costs 1.06 times its budget there, with a
