@@ -135,7 +135,8 @@ def rescale(old: float, new: float, law: Law) -> float:
         return 0.0
     if whole > -1020.0 and whole == math.floor(whole) and rest == 0.0:
         return two_to(int(whole))
-    return math.pow(2.0, whole) * (1.0 + rest * LN_2)
+    factor = math.pow(2.0, whole)
+    return factor + factor * (rest * LN_2)
 
 
 def merge(
