@@ -22,30 +22,30 @@ def test_a_workspace_is_kept_for_the_next_call(monkeypatch, start):
 
     monkeypatch.setattr(launch, "_local", threading.local())
     monkeypatch.setattr(launch, "np", SimpleNamespace(empty=empty, uint8=np.uint8))
-    first = launch._take_workspace(1000)
+    first = launch.take_workspace(1000)
     memory, address = first
     assert memory.nbytes >= 1000
     assert address == memory.ctypes.data
     assert address % 64 == 0
-    launch._keep_workspace(first)
-    assert launch._take_workspace(1000) is first
-    launch._keep_workspace(first)
-    assert launch._take_workspace(10) is first
+    launch.keep_workspace(first)
+    assert launch.take_workspace(1000) is first
+    launch.keep_workspace(first)
+    assert launch.take_workspace(10) is first
     # Not while it is in use.
-    assert launch._take_workspace(10) is not first
-    launch._keep_workspace(first)
-    second = launch._take_workspace(2000)
+    assert launch.take_workspace(10) is not first
+    launch.keep_workspace(first)
+    second = launch.take_workspace(2000)
     assert second[0].nbytes >= 2000
-    launch._keep_workspace(second)
-    assert launch._take_workspace(1000) is second
+    launch.keep_workspace(second)
+    assert launch.take_workspace(1000) is second
 
 
 def test_a_large_workspace_is_not_kept(monkeypatch):
     monkeypatch.setattr(launch, "_local", threading.local())
-    large = launch._take_workspace(launch.KEPT_BYTES + 1)
+    large = launch.take_workspace(launch.KEPT_BYTES + 1)
     assert large[0].nbytes > launch.KEPT_BYTES
-    launch._keep_workspace(large)
-    assert launch._take_workspace(1000) is not large
+    launch.keep_workspace(large)
+    assert launch.take_workspace(1000) is not large
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -58,8 +58,8 @@ def test_nothing_is_written_beside_the_workspace(monkeypatch, dtype):
         taken.append(memory[start + nbytes :])
         return memory[start : start + nbytes], memory.ctypes.data + start
 
-    monkeypatch.setattr(launch, "_take_workspace", take)
-    monkeypatch.setattr(launch, "_keep_workspace", lambda workspace: None)
+    monkeypatch.setattr(launch, "take_workspace", take)
+    monkeypatch.setattr(launch, "keep_workspace", lambda workspace: None)
     for name, way in WAYS.items():
         a = way.lay(way.normal(dtype))
         for workers in (1, 3):

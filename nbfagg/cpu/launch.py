@@ -38,10 +38,10 @@ _NO_LSE = {kind: np.empty(0, kind) for kind in "fd"}
 _local = threading.local()
 
 
-def _take_workspace(nbytes: int) -> Workspace:
+def take_workspace(nbytes: int) -> Workspace:
     """Give memory of at least `nbytes`, with its address, at the start of a cache line.
 
-    It is the caller's until `_keep_workspace`: a signal's handler may call in between.
+    It is the caller's until `keep_workspace`: a signal's handler may call in between.
     """
     kept: Workspace | None = getattr(_local, "workspace", None)
     if kept is not None:
@@ -53,7 +53,7 @@ def _take_workspace(nbytes: int) -> Workspace:
     return memory[-start % 64 :], start + -start % 64
 
 
-def _keep_workspace(workspace: Workspace) -> None:
+def keep_workspace(workspace: Workspace) -> None:
     """Keep memory for the thread's next call."""
     if workspace[0].nbytes <= KEPT_BYTES:
         _local.workspace = workspace
@@ -71,7 +71,7 @@ def run_small(
 
     So do `out` and `lse`.
     """
-    workspace = _take_workspace(_ARGUMENTS.size + plan.space[1])
+    workspace = take_workspace(_ARGUMENTS.size + plan.space[1])
     drive.small(
         drive.whole.address(plan.like),
         a.ravel(),
@@ -85,7 +85,7 @@ def run_small(
         workspace[1],
         plan.tasks,
     )
-    _keep_workspace(workspace)
+    keep_workspace(workspace)
 
 
 def rounded(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -118,7 +118,7 @@ class _Call:
         self.like = plan.like
         self.thread_bytes = thread_bytes + -thread_bytes % 64
         threads_bytes = count * self.thread_bytes
-        self.workspace = _take_workspace(64 + _ARGUMENTS.size + threads_bytes + shared_bytes)
+        self.workspace = take_workspace(64 + _ARGUMENTS.size + threads_bytes + shared_bytes)
         memory, start = self.workspace
         # Its first cache line is the queue.
         self.arguments, self.threads = start + 64, start + 64 + _ARGUMENTS.size
@@ -146,7 +146,7 @@ class _Call:
             job = team.Job(function, self.arguments, self.threads, self.thread_bytes, queue)
             for begin, end in team.slices(tasks, self.nbytes):
                 team.do(job, self.count, begin, end)
-        _keep_workspace(self.workspace)
+        keep_workspace(self.workspace)
 
 
 def _places(
