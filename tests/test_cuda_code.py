@@ -34,7 +34,7 @@ FLOATS = [kind_of(storage) for storage in ("f4", "f8", "f2", "b2")]
 OTHERS = [kind_of(storage) for storage in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")]
 WIDENED = [kind_of(storage, widened=True) for storage in ("f4", "f2", "b2")]
 # Read like `rows_unaligned`: for one target.
-ONCE = ("short_unaligned", "pieces_unaligned", "short_pieces_unaligned")
+ONCE = ("short_unaligned", "pieces_unaligned", "short_pieces_unaligned", "short_gradient_unaligned")
 BYTES_FOR_27 = 4.3e12 / 132 / 1.755e9 / 128
 # Main loops: the instructions of memory that a turn has, in what number for one vector of 16 bytes (or one
 # number),
@@ -83,7 +83,7 @@ def cases():
     # What differs in these is how numbers are read: once will do.
     for kernel in ("walk", "walk_masked", "walk_gradient"):
         yield from (Case(kernel, kind, (9, 0)) for kind in OTHERS if kind.storage in ("i1", "u4", "i8"))
-    for kernel in ("rows", "rows_unaligned", "short", "rows_gradient", "walk"):
+    for kernel in ("rows", "rows_unaligned", "short", "rows_gradient", "short_gradient", "walk"):
         yield from (Case(kernel, kind, (9, 0)) for kind in WIDENED)
 
 

@@ -23,7 +23,18 @@ import numpy as np
 import pytest
 
 from nbfagg import reference
-from nbfagg.cuda import absorb, finish, formulas, gradient, kernels, rows, short, walk, weights
+from nbfagg.cuda import (
+    absorb,
+    finish,
+    formulas,
+    gradient,
+    kernels,
+    rows,
+    short,
+    short_gradient,
+    walk,
+    weights,
+)
 from nbfagg.cuda.kinds import kind_of
 
 FLOATS = ["f4", "f8", "f2", "b2"]
@@ -210,6 +221,27 @@ def test_gradient(name, storage):
         assert (np.abs(given - exact) <= largest * unit + tiny).all()
 
 
+@pytest.mark.parametrize("storage", ["f4", "f8"])
+@pytest.mark.parametrize(
+    ("shape", "options"), [((1, 3, 68), {}), ((2, 12, 4), {}), ((2, 4, 9, 8), {"keep_axis": 2})]
+)
+def test_gradients_by_small_weights_and_of_large_ones(shape, options, storage):
+    """A factor of the gradient is subnormal, or next to it, where the gradient is not."""
+    x = np.random.default_rng(0).normal(0, 1, shape)
+    kept = np.moveaxis(x, options.get("keep_axis", 1), 0)
+    kept[0] -= 40
+    kept[1] -= 70
+    kept[2, ..., 0] -= 60
+    a = cudarun.lay(x.astype(storage))
+    alpha = np.ascontiguousarray(cudarun.fagg(a, **options))
+    for size in 1, 1e30:
+        g = np.asarray(np.random.default_rng(1).normal(0, size, alpha.shape), storage)
+        given = cudarun.fagg_vjp(g, a, alpha, **options)
+        exact, largest = reference.fagg_vjp_terms(g, a, **options)
+        unit = {"f4": 2.0**-23, "f8": 2.0**-52}[storage] * 12
+        assert (np.abs(given - exact) <= largest * unit + np.finfo(storage).smallest_subnormal).all()
+
+
 @each
 @pytest.mark.parametrize("shape", [(30, 3), (30, 8), (40, 2, 100), (1, 5), (0, 4)])
 def test_packed(shape, storage):
@@ -388,7 +420,7 @@ def without(source, place):
 
 BARRIERS = [
     (module, i)
-    for module in (finish, rows, short, walk, gradient)
+    for module in (finish, rows, short, short_gradient, walk, gradient)
     for i in range(len(re.findall(r"\bsync\(\)\n", source_of(module))))
 ]
 

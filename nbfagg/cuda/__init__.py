@@ -14,8 +14,10 @@ Where memory is not the limit, on paper (instructions for each logit against wha
   in groups of rows of 12 MB; a larger row comes from memory twice.
 * Other tokens in larger rows write (maximum, sum), 8 bytes each, which are read back: at 32 float32 terms
   that is an eighth of the traffic more, at 8 a half.
-* Tokens of packed rows and of gradients have a thread at least, and a vector of 16 bytes: with 1 to 3 float32
-  terms most of it is empty, and a logit costs 3 to 6 times its budget, with 4 to 8 up to twice.
+* Gradients of tokens of less than 128 bytes (`short_gradient`) cost float32 up to 1.4 times the budget, half
+  precision 1.5 to 3 times.
+* Tokens of packed rows, forward, have a thread at least, and a vector of 16 bytes: with 1 to 3 float32 terms
+  most of it is empty, and a logit costs 3 to 6 times its budget, with 4 to 8 up to twice.
 * Walks over other strides read number by number: half precision costs 1.06 times its budget there, with a
   mask 1.02 times; float32 and float64 keep to it.
 * Packed rows are finished by a block each: a single row of a million tokens by one multiprocessor.

@@ -182,7 +182,7 @@ def make_factor(P: SimpleNamespace, F: SimpleNamespace) -> Any:
     return factor
 
 
-def _make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> SimpleNamespace:
+def make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> SimpleNamespace:
     """Give the device functions for a token's factor and a split token's state."""
     jit, get, load, divide = P.jit, P.get, P.load_result, P.divide
     factor = make_factor(P, F)
@@ -212,12 +212,19 @@ def _make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) 
     @jit
     def slope(x, point, coefficient, law):
         """Give the gradient by one logit; -inf, or what was left out, has none."""
-        return ZERO if x == NINF else coefficient * exponential(x, point, law)
+        return ZERO if x == NINF else exponential(x, point, law) * coefficient[0] * coefficient[1]
 
     @jit
     def coefficient_of(value, s, rest):
-        """Give what exponentials are multiplied by: value / S, with the point's lift where they have none."""
-        return value * (ONE / (s + rest)) * UP
+        """Give the two numbers that exponentials are multiplied by: value / S, with the lift that they lack.
+
+        S is lifted: beside a small value it would be subnormal in one number, as it would beside a small
+        exponential and a large value in two.
+        """
+        inverse = (ONE / (s + rest)) * UP
+        if abs(value) < ONE:
+            return inverse, value
+        return inverse * value, ONE
 
     return SimpleNamespace(
         factor_of=factor_of, stored_state=stored_state, slope=slope, coefficient_of=coefficient_of,
@@ -230,7 +237,7 @@ def make_rows(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     F = formulas.make(P, kind)
     cell = absorb.make_share(P, F, kind, aligned)
     share, together, vector, partial = cell.share, cell.together, cell.vector, cell.partial
-    token = _make_token(P, F, kind, block)
+    token = make_token(P, F, kind, block)
     factor_of, stored_state, slope, coefficient_of, point_for = (
         token.factor_of, token.stored_state, token.slope, token.coefficient_of, token.point_for,
     )  # fmt: skip
@@ -349,7 +356,7 @@ def make_walk(P: SimpleNamespace, kind: Kind, masked: bool, block: int) -> Any:
     part = walk.make_share(P, F, kind, masked)
     meet, share, value, places = walk.make_meeting(P, F), part.share, part.value, part.places
     find, begin, advance = places.find, places.begin, places.advance
-    token = _make_token(P, F, kind, block)
+    token = make_token(P, F, kind, block)
     factor_of, stored_state, slope, coefficient_of, point_for = (
         token.factor_of, token.stored_state, token.slope, token.coefficient_of, token.point_for,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from nbfagg.cuda import gradient, rows, short, walk, weights
+from nbfagg.cuda import gradient, rows, short, short_gradient, walk, weights
 from nbfagg.cuda.kinds import Kind
 
 
@@ -51,6 +51,8 @@ KERNELS = {
     ),
     "rows_gradient": Kernel(_flagged(gradient.make_rows, True), _ROWS_GRADIENT),
     "rows_gradient_unaligned": Kernel(_flagged(gradient.make_rows, False), _ROWS_GRADIENT),
+    "short_gradient": Kernel(_flagged(short_gradient.make, True), _ROWS_GRADIENT),
+    "short_gradient_unaligned": Kernel(_flagged(short_gradient.make, False), _ROWS_GRADIENT),
     "walk_gradient": Kernel(_flagged(gradient.make_walk, False), _WALK_GRADIENT),
     "walk_gradient_masked": Kernel(_flagged(gradient.make_walk, True), _WALK_GRADIENT),
 }

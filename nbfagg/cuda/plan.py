@@ -212,14 +212,32 @@ def _short_steps(
     return (Step(name, -(-rows // block_rows), block_rows * head[geometry.ROW_ROOM]),)
 
 
+def _piece_room(kind: Kind, terms: int, limits: Limits) -> int:
+    """Give how many short tokens of a row a block takes: vectors, in two thirds of the shared memory."""
+    # The kernels' own areas have room beside them.
+    room = 2 * limits.shared // (3 * (8 if kind.wide else 4))
+    return max(kind.vector, room // (terms * kind.vector) * kind.vector)
+
+
+def _short_gradient_step(
+    kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, head: list[int]
+) -> tuple[Step, ...]:
+    """Decide which tokens a block takes: those of `_short_steps`, or a piece of a larger row."""
+    head[geometry.SPLITS] = 1
+    if found := _short_steps(kind, rows, tokens, terms, limits, aligned, head):
+        return found
+    tokens_of = _piece_room(kind, terms, limits)
+    head[geometry.PIECE_TOKENS], head[geometry.WRITERS] = tokens_of, limits.block
+    name = "short" if aligned else "short_unaligned"
+    return (Step(name, rows * -(-tokens // tokens_of), tokens_of * terms),)
+
+
 def _piece_steps(
     kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, head: list[int]
 ) -> tuple[tuple[Step, ...], int]:
     """Decide for large rows of tiny tokens, which are read twice; fill the geometry."""
     vector = kind.vector
-    # Two thirds of the shared memory: the kernel's own areas have room beside it.
-    room = 2 * limits.shared // (3 * (8 if kind.wide else 4))
-    tokens_of = max(vector, room // (terms * vector) * vector)
+    tokens_of = _piece_room(kind, terms, limits)
     cells = max(tokens_of, -(-tokens // (limits.row_blocks * vector)) * vector)
     blocks, pieces = -(-tokens // cells), -(-tokens // tokens_of)
     head[geometry.PIECE_TOKENS], head[geometry.BLOCK_CELLS] = tokens_of, cells
@@ -335,13 +353,15 @@ def _gradient_steps(
             before = (*before, Step("dot_sums", rows, 0))
         space += 2 * rows * pieces
     name, _, rest = forward.kernel.partition("_")
-    teams = limits.block // head[geometry.LANES]
-    grid = forward.grid
+    grid, room = forward.grid, 0
+    head[geometry.OUT_ROW_PITCH] = out_row
     if name == "rows":
-        head[geometry.OUT_ROW_PITCH] = out_row
+        teams = limits.block // head[geometry.LANES]
         grid = rows * -(-tokens * head[geometry.SPLITS] // teams)
+    elif name == "short":
+        room = forward.room
     kernel = f"{name}_gradient" + (f"_{rest}" if rest else "")
-    return (*split, *before, Step(kernel, grid, 0)), space
+    return (*split, *before, Step(kernel, grid, room)), space
 
 
 @functools.lru_cache(maxsize=512)
@@ -387,15 +407,17 @@ def make_plan(
     if rows and tokens and terms and in_piece and len(batches) <= 1:
         pitch = batches[0].pitch if batches else 0
         head[geometry.ROW_PITCH], head[geometry.TOKEN_PITCH] = pitch // item, terms
-        vectors = aligned and terms * item % 16 == 0 and pitch % 16 == 0
+        lines = aligned and pitch % 16 == 0
         if out is not None and batches:
-            vectors = vectors and batches[0].out % 16 == 0
-        if out is None and not packed and terms * item < limits.short:
-            lines = aligned and pitch % 16 == 0
+            lines = lines and batches[0].out % 16 == 0
+        if out is not None and terms * item < limits.short:
+            steps = _short_gradient_step(kind, rows, tokens, terms, limits, lines, head)
+        elif out is None and not packed and terms * item < limits.short:
             steps = _short_steps(kind, rows, tokens, terms, limits, lines, head)
             if not steps and terms * item <= limits.again:
                 steps, space = _piece_steps(kind, rows, tokens, terms, limits, lines, head)
         if not steps:
+            vectors = lines and terms * item % 16 == 0
             steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, packed, head)
     elif rows and tokens:
         order = [*both]
