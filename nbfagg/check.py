@@ -78,6 +78,7 @@ CASES = (
     Case("one long row", _normal(1, 4, 1, 1 << 17), {}),
     Case("many small rows", _normal(1 << 14, 16, 4, 1), {}),
     Case("softmax of rows", _normal(64, 1000), {}),
+    Case("softmax of long rows", _normal(3, 40_000), {}),
     Case("keep axis 2", _normal(4, 32, 32, 32, spread=3), {"keep_axis": 2}),
     Case("keep axis 3", _normal(4, 32, 32, 32, spread=3), {"keep_axis": 3}),
     Case("two batch axes", _normal(4, 3, 50, 20), {"batch_axis": (0, 1), "keep_axis": 2}),
