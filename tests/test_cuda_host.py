@@ -389,6 +389,13 @@ def test_workspace_is_kept_and_given_back(gpu):
     assert not device._spaces
 
 
+def test_groups_of_rows_begin_anew_in_each_call(gpu):
+    x = logits(3, 1200, 1)
+    once, again = (values_of(nbfagg.fagg(Array(x))) for _ in range(2))
+    np.testing.assert_array_equal(again, once)
+    assert [launch[2] for launch in gpu[:4]] == [launch[2] for launch in gpu[4:]]
+
+
 def test_machine_code_is_kept_on_disk(gpu, tmp_path):
     x = logits(3, 4, 68)
     nbfagg.fagg(Array(x))

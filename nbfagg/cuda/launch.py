@@ -12,6 +12,8 @@ from nbfagg.cuda.kernels import KERNELS
 from nbfagg.cuda.law import law_for
 from nbfagg.cuda.plan import Plan
 
+# Where the first row stands, counted from the end, since the geometry comes last.
+_FIRST, _ROW = 8 * (geometry.FIRST - geometry.LENGTH), struct.Struct("=q")
 # Numbers of the driver's list of launch options.
 _END, _BUFFER, _BYTES = 0, 1, 2
 
@@ -19,11 +21,13 @@ _END, _BUFFER, _BYTES = 0, 1, 2
 class _Launch(NamedTuple):
     """One launch made ready: all but addresses are known."""
 
+    kernel: str
     function: ctypes.c_void_p
     grid: int
     shared: int
     arguments: tuple[str, ...]  # names of the addresses, which come first among the parameters
     pack: Any  # of addresses
+    first: int  # row with which it begins
     parameters: Any  # as they lie, to be used under the device's lock: the driver copies them at a launch
     options: Any
     size: Any
@@ -42,20 +46,25 @@ def _ready(plan: Plan, number: int, scale: float, flags: int) -> tuple[_Launch, 
     geo = list(plan.geometry)
     geo[geometry.WANT_LSE] = geo[geometry.OF_LSE] = flags
     given: dict[str, tuple[float, ...]] = {"law": law_for(scale, plan.kind), "geo": tuple(geo)}
-    ready = []
+    ready: list[_Launch] = []
     for step in plan.steps:
+        before = next((made for made in ready[-2:] if made.kernel == step.kernel), None)
+        if before is not None:
+            # Of the next group of rows.
+            ready.append(before._replace(grid=step.grid, first=step.first))
+            continue
         names = KERNELS[step.kernel].arguments
         key = (str(plan.kind), step.kernel, plan.block)
         make = functools.partial(build.build, plan.kind, step.kernel, device.target, plan.block)
         addresses = tuple(name for name in names if name not in given)
         packer = struct.Struct(layout_of(names, plan.kind.wide))
-        geo[geometry.FIRST] = step.first
-        given["geo"] = tuple(geo)
         rest = [value for name in names[len(addresses) :] for value in given[name]]
         parameters = ctypes.create_string_buffer(packer.pack(*(0 for _ in addresses), *rest), packer.size)
         size = ctypes.c_size_t(packer.size)
         ready.append(
             _Launch(
+                kernel=step.kernel,
+                first=step.first,
                 function=device.function(key, make),
                 grid=step.grid,
                 shared=step.room * (8 if plan.kind.wide else 4),
@@ -80,6 +89,7 @@ def run(plan: Plan, number: int, stream: int, scale: float, addresses: dict[str,
     entered = device.enter()
     try:
         ready = _ready(plan, number, scale, int(lse))
+        in_groups = bool(plan.steps) and plan.steps[-1].first > 0
         with device.queue:
             if plan.space and "work" not in addresses:
                 addresses["work"] = device.space(stream, "work", plan.space * (8 if plan.kind.wide else 4))
@@ -87,6 +97,8 @@ def run(plan: Plan, number: int, stream: int, scale: float, addresses: dict[str,
                 addresses["tickets"] = device.space(stream, "tickets", 4 * plan.rows, zero=True)
             for made in ready:
                 made.pack(made.parameters, 0, *[addresses.get(name, 0) for name in made.arguments])
+                if in_groups:
+                    _ROW.pack_into(made.parameters, len(made.parameters) + _FIRST, made.first)
                 code = device.driver.cuLaunchKernel(
                     made.function, made.grid, 1, 1, plan.block, 1, 1, made.shared, stream, None, made.options
                 )
