@@ -168,6 +168,9 @@ def tiny_figures(monkeypatch, tmp_path):
     command = [sys.executable, "-c", f"import sys; open(sys.argv[2], 'w').write({row!r})"]
     monkeypatch.setattr(module("figures.mutations"), "COMMAND", command)
     monkeypatch.setattr(module("figures.neighbour"), "LAYERS", ("workqueue",))
+    processors = module("figures.processors")
+    monkeypatch.setattr(processors, "SHAPES", {"small": (2, 3, 1, 4)})
+    monkeypatch.setattr(processors, "PROCESSORS", {processors.OWN: {}, processors.SCIPY: {}})
     soak = module("figures.soak").soak
     whole = soak.soak
     monkeypatch.setattr(soak, "soak", lambda minutes: whole(minutes / 20))

@@ -22,6 +22,7 @@ FIGURES = {
     "run": "nbfagg run against cat, and its resident memory (8 GiB in the folder for temporary files)",
     "memory": "extra memory of a call beyond its result",
     "neighbour": "a call while another program has one of two cores",
+    "processors": "one thread with the instructions of older processors, in cache",
     "hazards": "what takes a process down or gives a wrong number, tried with each library",
     "soak": "an hour of random calls, each compared with the oracle (--rounds: minutes)",
     "mutations": "breakages of one line, each of which a test notices",

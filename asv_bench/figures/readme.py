@@ -27,6 +27,7 @@ TABLES = {
     "run": ("run", "render"),
     "memory": ("memory", "render"),
     "neighbour": ("neighbour", "render"),
+    "processors": ("processors", "render"),
     "hazards": ("hazards", "render"),
     "soak": ("soak", "render"),
     "mutations": ("mutations", "render"),

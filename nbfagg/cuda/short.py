@@ -306,13 +306,29 @@ def make_group(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -
     return SimpleNamespace(highest=highest, sum=add_up)
 
 
+def make_top(P: SimpleNamespace, F: SimpleNamespace) -> Any:
+    """Give the device function that finds the maximum of a token's logits in shared memory."""
+    get, maximum, NINF = P.get, P.maximum, F.NINF
+
+    @P.jit
+    def top(stage, at, terms):
+        m = NINF
+        i = 0
+        while i < terms:
+            m = maximum(m, get(stage, at + i))
+            i += 1
+        return m
+
+    return top
+
+
 def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Kind) -> SimpleNamespace:
     """Give the device functions that sum a token's few numbers in shared memory."""
-    jit, get, get_quad, maximum, store = P.jit, P.get, P.get_quad, P.maximum, P.store
+    jit, get, get_quad, store = P.jit, P.get, P.get_quad, P.store
     add_exactly, pair, point_for, lifted, exponential = (
         F.add_exactly, F.pair, F.point_for, F.lifted, F.exponential,
     )  # fmt: skip
-    ZERO, NINF, HALF, UNLIFTED = F.ZERO, F.NINF, kind.half, F.FINE_UNLIFTED
+    ZERO, HALF, UNLIFTED = F.ZERO, kind.half, F.FINE_UNLIFTED
     QUAD = 2 if kind.wide else 4
 
     if QUAD == 2:
@@ -422,14 +438,12 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
         else:
             write_some(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
 
+    top = make_top(P, F)
+
     @jit
     def token_state(stage, at, terms, law):
         """Give a token's maximum and its sum, from its logits."""
-        m = NINF
-        i = 0
-        while i < terms:
-            m = maximum(m, get(stage, at + i))
-            i += 1
+        m = top(stage, at, terms)
         point = point_for(m, law)
         s, rest = ZERO, ZERO
         i = 0

@@ -105,18 +105,13 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
 
 def _make_token(P: SimpleNamespace, F: SimpleNamespace, coefficient_of: Any) -> Any:
     """Give the device function that puts a token's gradient in the place of its logits."""
-    jit, get, put, maximum = P.jit, P.get, P.put, P.maximum
+    jit, get, put, top = P.jit, P.get, P.put, short.make_top(P, F)
     exponential, point_for, lifted, add_exactly = F.exponential, F.point_for, F.lifted, F.add_exactly
     ZERO, ONE, NINF = F.ZERO, F.ONE, F.NINF
 
     @jit
     def differentiate(stage, at, terms, value, law):
-        m = NINF
-        i = 0
-        while i < terms:
-            m = maximum(m, get(stage, at + i))
-            i += 1
-        point = point_for(m, law)
+        point = point_for(top(stage, at, terms), law)
         s, rest = ZERO, ZERO
         i = 0
         while i < terms:
