@@ -18,7 +18,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
     """Give the device functions that finish rows, for blocks of so many threads."""
     real, jit, sync, get, put, store = kind.real, P.jit, P.sync, P.get, P.put, P.store
     integer = P.integer
-    merge, rescale, quotient, log_distance = F.merge, F.rescale, F.quotient, F.log_distance
+    merge, lifted_factor, quotient, log_distance = F.merge, F.lifted_factor, F.quotient, F.log_distance
     log_sum_exp = F.log_sum_exp
     names = P.math
     ZERO, ONE, NINF = F.ZERO, F.ONE, F.NINF
@@ -76,7 +76,8 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
             return NINF if logarithm else ZERO
         if logarithm:
             return log(quotient(s, total, rest, inverse)) + log_distance(m, M, law)
-        return quotient(s * rescale(m, M, law), total, rest, inverse)
+        # One factor after the other: both at once are subnormal where many small terms have a weight.
+        return quotient((s * UNLIFT) * lifted_factor(m, M, law), total, rest, inverse)
 
     @jit
     def row_inverse(M, total):

@@ -48,6 +48,7 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
     MAGIC = real((scalar.MAGIC_F64 if wide else scalar.MAGIC_F32) + lift)
     LIFT, DEPTH, UP, UNLIFT = real(lift), real(lift - floor), real(2.0**lift), real(2.0**-lift)
     ZERO, ONE, NINF = real(0), real(1), real(-math.inf)
+    FLOOR = real(2.0 ** (floor + 1))
     # Indices of a law: scalar.Law and the scale.
     INVERSE, HIGH, LOW = 1, 2, 3
 
@@ -141,7 +142,6 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
 
     else:
         point_for = fine_point = point_of
-        fine = None
 
         @jit
         def lifted(s):
@@ -154,11 +154,33 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
             s, q = parts(x - point[0], point[1], point[2], law)
             return fma(s, q, s)
 
+        fine = exponential
+
+    if kind.storage == "f2" and not wide:
+
+        @jit
+        def far_down(e):
+            return e
+    else:
+
+        @jit
+        def far_down(e):
+            """Give 0 for an exponential at the floor, which a large factor would show."""
+            return ZERO if e < FLOOR else e
+
     @jit
     def pair(x, point, law):
         """Give the same as two numbers, the sum of which is rounded once."""
         s, q = parts(x - point[0], point[1], point[2], law)
         return s, s * q
+
+    @jit
+    def lifted_factor(old, new, law):
+        """Give 2**LIFT times the factor that moves a sum from one maximum's point to another's."""
+        apart = origin(old, law) - origin(new, law)
+        exponent = shift(new, law) - shift(old, law)
+        s, q = parts(apart, (exponent - DEPTH) * law[INVERSE], MAGIC - exponent, law)
+        return fma(s, q, s)
 
     @jit
     def rescale(old, new, law):
@@ -167,12 +189,7 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
         By the exponential, which is exact where the points are powers of two: float32 cannot hold
         a distance of 2**18 and its fraction. 0 for a maximum of -inf, which holds nothing.
         """
-        if old == NINF:
-            return ZERO
-        apart = origin(old, law) - origin(new, law)
-        exponent = shift(new, law) - shift(old, law)
-        s, q = parts(apart, (exponent - DEPTH) * law[INVERSE], MAGIC - exponent, law)
-        return fma(s, q, s) * UNLIFT
+        return ZERO if old == NINF else lifted_factor(old, new, law) * UNLIFT
 
     @jit
     def merge(m, s, rest, other, t, less, law):
@@ -198,8 +215,9 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
     UNLIFTED = UP if kind.half else ONE
     FINE_UNLIFTED = UP if fine_point is not point_of else ONE
     return SimpleNamespace(
-        UNLIFTED=UNLIFTED, FINE_UNLIFTED=FINE_UNLIFTED, fine_point=fine_point, fine=fine, origin=origin,
-        shift=shift, log_distance=log_distance, add_exactly=add_exactly, log_sum_exp=log_sum_exp,
-        point_for=point_for, exponential=exponential, pair=pair, lifted=lifted, rescale=rescale, merge=merge,
-        quotient=quotient, ZERO=ZERO, ONE=ONE, NINF=NINF, LIFT=LIFT,
+        UNLIFTED=UNLIFTED, FINE_UNLIFTED=FINE_UNLIFTED, fine_point=fine_point, fine=fine, far_down=far_down,
+        origin=origin, shift=shift, log_distance=log_distance, add_exactly=add_exactly,
+        log_sum_exp=log_sum_exp, point_for=point_for, exponential=exponential, pair=pair, lifted=lifted,
+        lifted_factor=lifted_factor, rescale=rescale, merge=merge, quotient=quotient,
+        ZERO=ZERO, ONE=ONE, NINF=NINF, LIFT=LIFT,
     )  # fmt: skip

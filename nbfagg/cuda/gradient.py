@@ -75,6 +75,8 @@ def make_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
                 s, lost = add_exactly(s, ZERO if w == NINF else g)
                 rest += lost
             else:
+                # Of a token without weight any gradient is taken, NaN too.
+                g = ZERO if w == ZERO else g
                 product = g * w
                 s, lost = add_exactly(s, product)
                 rest += lost + fma(g, w, -product)
@@ -124,7 +126,7 @@ def make_packed_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
     F = formulas.make(P, kind)
     add_up, add_exactly = _make_sum(P, F, block), F.add_exactly
     limits_of = finish.make(P, F, kind, block).limits_of
-    factor = make_factor(P, F)
+    factor, whole = make_factor(P, F), make_whole(P, F)
     thread, number, get, put, sync, load, fma = (
         P.thread, P.block, P.get, P.put, P.sync, P.load_result, P.fma,
     )  # fmt: skip
@@ -145,6 +147,8 @@ def make_packed_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
                 s, lost = add_exactly(s, ZERO if w == NINF else g)
                 rest += lost
             else:
+                # Of a token without weight any gradient is taken, NaN too.
+                g = ZERO if w == ZERO else g
                 product = g * w
                 s, lost = add_exactly(s, product)
                 rest += lost + fma(g, w, -product)
@@ -156,7 +160,7 @@ def make_packed_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
             put(a, 0, s)
             put(b, 0, rest + lost)
         sync()
-        t = get(a, 0) + get(b, 0)
+        t = whole(get(a, 0), get(b, 0))
         token = tid
         while token < tokens:
             value = factor(load(grad, first + token), load(alpha, first + token), t, geo[LOG], law)
@@ -164,6 +168,17 @@ def make_packed_dots(P: SimpleNamespace, kind: Kind, block: int) -> Any:
             token += BLOCK
 
     return packed_dots
+
+
+def make_whole(P: SimpleNamespace, F: SimpleNamespace) -> Any:
+    """Give the device function for a sum in two parts; beside an infinite one the other is NaN."""
+    INF = -F.NINF
+
+    @P.jit
+    def whole(s, rest):
+        return s + rest if abs(s) < INF else s
+
+    return whole
 
 
 def make_factor(P: SimpleNamespace, F: SimpleNamespace) -> Any:
@@ -177,7 +192,7 @@ def make_factor(P: SimpleNamespace, F: SimpleNamespace) -> Any:
             if weight == NINF:
                 return ZERO
             return law[SCALE] * (g - exp(weight) * t)
-        return law[SCALE] * (weight * (g - t))
+        return ZERO if weight == ZERO else law[SCALE] * (weight * (g - t))
 
     return factor
 
@@ -187,8 +202,8 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -
     jit, get, load, divide = P.jit, P.get, P.load_result, P.divide
     factor = make_factor(P, F)
     gather = finish.make(P, F, kind, block).gather
-    exponential, point_for = F.exponential, F.point_for
-    ZERO, ONE, NINF, UP = F.ZERO, F.ONE, F.NINF, F.UNLIFTED
+    fine, point_for, far_down, whole = F.fine, F.fine_point, F.far_down, make_whole(P, F)
+    ZERO, ONE, NINF, UP = F.ZERO, F.ONE, F.NINF, F.FINE_UNLIFTED
     TOKENS, LOG, SUMS, SPLITS, DOTS, DOT_TOKENS, PACKED = (
         geometry.TOKENS, geometry.LOG, geometry.SUMS, geometry.SPLITS, geometry.DOTS, geometry.DOT_TOKENS,
         geometry.PACKED,
@@ -201,7 +216,7 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -
             return get(work, geo[DOTS] + cell)
         pieces = divide(geo[TOKENS] + geo[DOT_TOKENS] - 1, geo[DOT_TOKENS])
         at = geo[DOTS] + 2 * row * pieces
-        t = get(work, at) + get(work, at + 1)
+        t = whole(get(work, at), get(work, at + 1))
         return factor(load(grad, cell), load(alpha, cell), t, geo[LOG], law)
 
     @jit
@@ -212,7 +227,7 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -
     @jit
     def slope(x, point, coefficient, law):
         """Give the gradient by one logit; -inf, or what was left out, has none."""
-        return ZERO if x == NINF else exponential(x, point, law) * coefficient[0] * coefficient[1]
+        return ZERO if x == NINF else far_down(fine(x, point, law)) * coefficient[0] * coefficient[1]
 
     @jit
     def coefficient_of(value, s, rest):
@@ -245,9 +260,11 @@ def make_rows(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     store_vector = P.store_vector
     V = kind.vector
     BLOCK = block
-    (TOKENS, TERMS, SPLITS, CHUNK, LANES, ROW_PITCH, TOKEN_PITCH, LIMITED, BEGIN, OUT_ROW_PITCH) = (
+    (TOKENS, TERMS, SPLITS, CHUNK, LANES, ROW_PITCH, TOKEN_PITCH, LIMITED, BEGIN, OUT_ROW_PITCH,
+     OUT_BEGIN) = (
         geometry.TOKENS, geometry.TERMS, geometry.SPLITS, geometry.CHUNK, geometry.LANES,
         geometry.ROW_PITCH, geometry.TOKEN_PITCH, geometry.LIMITED, geometry.BEGIN, geometry.OUT_ROW_PITCH,
+        geometry.OUT_BEGIN,
     )  # fmt: skip
 
     if V == 2:
@@ -329,7 +346,7 @@ def make_rows(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
         counts = not (geo[LIMITED] == 1 and token >= integer(limits, row))
         at = token * geo[TOKEN_PITCH] + part * geo[CHUNK]
         start = geo[BEGIN] + row * geo[ROW_PITCH] + at
-        to = row * geo[OUT_ROW_PITCH] + at
+        to = geo[OUT_BEGIN] + row * geo[OUT_ROW_PITCH] + at
         index = row * geo[TOKENS] + token
         if geo[SPLITS] > 1:
             m, s, rest = stored_state(work, index, lane, lanes, law, geo)

@@ -407,9 +407,10 @@ def make_plan(
     if rows and tokens and terms and in_piece and len(batches) <= 1:
         pitch = batches[0].pitch if batches else 0
         head[geometry.ROW_PITCH], head[geometry.TOKEN_PITCH] = pitch // item, terms
-        lines = aligned and pitch % 16 == 0
-        if out is not None and batches:
-            lines = lines and batches[0].out % 16 == 0
+        # Where an axis runs backwards the walk begins elsewhere than the array does.
+        lines = aligned and pitch % 16 == begin[0] % 16 == 0
+        if out is not None:
+            lines = lines and begin[2] % 16 == 0 and not (batches and batches[0].out % 16)
         if out is not None and terms * item < limits.short:
             steps = _short_gradient_step(kind, rows, tokens, terms, limits, lines, head)
         elif out is None and not packed and terms * item < limits.short:
@@ -437,6 +438,12 @@ def make_plan(
     head[geometry.BEGIN], head[geometry.MASK_BEGIN], head[geometry.OUT_BEGIN] = (
         begin[0] // item, begin[1], begin[2] // int(kind.result[1]),
     )  # fmt: skip
+    # Of packed rows there may be none.
+    steps = tuple(step for step in steps if step.grid)
+    if any(step.grid >= 1 << 31 for step in steps):
+        raise NotImplementedError(
+            f"nbfagg: a has shape {shape}, {rows} batch rows; want parts of fewer than 2**31 blocks each"
+        )
     sizes = tuple(shape[i] for i in both)
     written = c_strides(sizes, int(kind.result[1]))
     layout = tuple(both.index(i) for i in sorted(both))

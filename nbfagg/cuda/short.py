@@ -329,78 +329,101 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
         F.add_exactly, F.pair, F.point_for, F.lifted, F.exponential,
     )  # fmt: skip
     ZERO, HALF, UNLIFTED = F.ZERO, kind.half, F.FINE_UNLIFTED
-    QUAD = 2 if kind.wide else 4
-
-    if QUAD == 2:
-
-        @jit
-        def of_quad(stage, at):
-            v, w = get_quad(stage, at), get_quad(stage, at + 2)
-            return (v[0] + v[1]) + (w[0] + w[1])
-    else:
-
-        @jit
-        def of_quad(stage, at):
-            v = get_quad(stage, at)
-            return (v[0] + v[1]) + (v[2] + v[3])
-
-    @jit
-    def of_four(stage, at):
-        return (get(stage, at) + get(stage, at + 1)) + (get(stage, at + 2) + get(stage, at + 3))
 
     @jit
     def one(stage, at, terms):
         return get(stage, at)
 
-    @jit
-    def two(stage, at, terms):
-        return get(stage, at) + get(stage, at + 1)
-
-    @jit
-    def three(stage, at, terms):
-        return two(stage, at, terms) + get(stage, at + 2)
-
-    if HALF:
+    # float64's 3 ulp leave no room for sums that round; float32's 4 do for those of four.
+    if kind.wide:
 
         @jit
-        def add(s, rest, t):
-            """Add to a sum; what half precision loses does not show."""
-            return s + t, rest
+        def join(s, rest, t):
+            s, lost = add_exactly(s, t)
+            return s, rest + lost
+
+        @jit
+        def two(stage, at, terms):
+            s, rest = add_exactly(get(stage, at), get(stage, at + 1))
+            return s + rest
+
+        @jit
+        def three(stage, at, terms):
+            s, rest = add_exactly(get(stage, at), get(stage, at + 1))
+            s, rest = join(s, rest, get(stage, at + 2))
+            return s + rest
+
+        @jit
+        def add_quad(s, rest, stage, at):
+            v, w = get_quad(stage, at), get_quad(stage, at + 2)
+            s, rest = join(s, rest, v[0])
+            s, rest = join(s, rest, v[1])
+            s, rest = join(s, rest, w[0])
+            return join(s, rest, w[1])
+
+        @jit
+        def add_four(s, rest, stage, at):
+            s, rest = join(s, rest, get(stage, at))
+            s, rest = join(s, rest, get(stage, at + 1))
+            s, rest = join(s, rest, get(stage, at + 2))
+            return join(s, rest, get(stage, at + 3))
     else:
 
         @jit
-        def add(s, rest, t):
-            s, lost = add_exactly(s, t)
-            return s, rest + lost
+        def two(stage, at, terms):
+            return get(stage, at) + get(stage, at + 1)
+
+        @jit
+        def three(stage, at, terms):
+            return two(stage, at, terms) + get(stage, at + 2)
+
+        if HALF:
+
+            @jit
+            def join(s, rest, t):
+                """Add to a sum; what half precision loses does not show."""
+                return s + t, rest
+        else:
+
+            @jit
+            def join(s, rest, t):
+                s, lost = add_exactly(s, t)
+                return s, rest + lost
+
+        @jit
+        def add_quad(s, rest, stage, at):
+            v = get_quad(stage, at)
+            return join(s, rest, (v[0] + v[1]) + (v[2] + v[3]))
+
+        @jit
+        def add_four(s, rest, stage, at):
+            low, high = get(stage, at) + get(stage, at + 1), get(stage, at + 2) + get(stage, at + 3)
+            return join(s, rest, low + high)
 
     @jit
     def quads(stage, at, terms):
         """Sum a multiple of four, four by four; what these lose beside each other is caught."""
-        s, rest = of_quad(stage, at), ZERO
-        left = terms - 4
+        s, rest = ZERO, ZERO
+        left = terms
         while left > 0:
+            s, rest = add_quad(s, rest, stage, at)
             at += 4
-            s, rest = add(s, rest, of_quad(stage, at))
             left -= 4
         return s + rest
 
     @jit
     def some(stage, at, terms):
         """Sum any number above four."""
-        s, rest = of_four(stage, at), ZERO
-        at += 4
-        left = terms - 4
+        s, rest = ZERO, ZERO
+        left = terms
         while left > 3:
-            s, rest = add(s, rest, of_four(stage, at))
+            s, rest = add_four(s, rest, stage, at)
             at += 4
             left -= 4
-        if left > 0:
-            t = get(stage, at)
-            if left > 1:
-                t += get(stage, at + 1)
-            if left > 2:
-                t += get(stage, at + 2)
-            rest += t
+        while left > 0:
+            s, rest = join(s, rest, get(stage, at))
+            at += 1
+            left -= 1
         return s + rest
 
     def writer(summed):

@@ -27,10 +27,10 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     area = P.dynamic(kind.real)
     ZERO, V, BLOCK = F.ZERO, kind.vector, block
     (ROWS, TOKENS, TERMS, ROW_PITCH, BLOCK_ROWS, ROW_ROOM, WRITERS, BEGIN, PIECE_TOKENS,
-     OUT_ROW_PITCH) = (
+     OUT_ROW_PITCH, OUT_BEGIN) = (
         geometry.ROWS, geometry.TOKENS, geometry.TERMS, geometry.ROW_PITCH, geometry.BLOCK_ROWS,
         geometry.ROW_ROOM, geometry.WRITERS, geometry.BEGIN, geometry.PIECE_TOKENS,
-        geometry.OUT_ROW_PITCH,
+        geometry.OUT_ROW_PITCH, geometry.OUT_BEGIN,
     )  # fmt: skip
 
     if aligned:
@@ -97,7 +97,7 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
             q += divide(BLOCK, geo[WRITERS])
         sync()
         if live:
-            to = row * geo[OUT_ROW_PITCH] + begin * geo[TERMS]
+            to = geo[OUT_BEGIN] + row * geo[OUT_ROW_PITCH] + begin * geo[TERMS]
             write(stage, place, tokens * geo[TERMS], out, to, t, span)
 
     return short_gradient
@@ -106,8 +106,8 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
 def _make_token(P: SimpleNamespace, F: SimpleNamespace, coefficient_of: Any) -> Any:
     """Give the device function that puts a token's gradient in the place of its logits."""
     jit, get, put, top = P.jit, P.get, P.put, short.make_top(P, F)
-    exponential, point_for, lifted, add_exactly = F.exponential, F.point_for, F.lifted, F.add_exactly
-    ZERO, ONE, NINF = F.ZERO, F.ONE, F.NINF
+    fine, point_for, far_down, add_exactly = F.fine, F.fine_point, F.far_down, F.add_exactly
+    ZERO, ONE, NINF, LIFT = F.ZERO, F.ONE, F.NINF, F.FINE_UNLIFTED
 
     @jit
     def differentiate(stage, at, terms, value, law):
@@ -119,12 +119,12 @@ def _make_token(P: SimpleNamespace, F: SimpleNamespace, coefficient_of: Any) -> 
             # -inf has no gradient, whatever the factor; no exponential is below 0.
             e = -ONE
             if x != NINF:
-                e = exponential(x, point, law)
+                e = far_down(fine(x, point, law))
                 s, lost = add_exactly(s, e)
                 rest += lost
             put(stage, at + i, e)
             i += 1
-        c = coefficient_of(value, lifted(s), lifted(rest))
+        c = coefficient_of(value, s * LIFT, rest * LIFT)
         i = 0
         while i < terms:
             e = get(stage, at + i)
