@@ -126,6 +126,16 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
         def lifted(s):
             return s * UP
 
+        # A gradient's factor may be large, and the hardware gives 0 below 2**-126. At 60 a float32 has lost
+        # 2**-18, which is nothing to either half.
+        DEEP = 60.0
+        deep, UP_TO_DEEP = exponential, real(DEEP)
+
+        @jit
+        def deep_point(m, law):
+            exponent = shift(m, law)
+            return origin(m, law), (exponent - DEPTH) * law[INVERSE], UP_TO_DEEP - exponent
+
         if kind.storage == "f2":
             # Weights below 2**-25 are 0: what a float32 near 25 has lost does not show.
             fine_point, fine = point_for, exponential
@@ -154,9 +164,10 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
             s, q = parts(x - point[0], point[1], point[2], law)
             return fma(s, q, s)
 
-        fine = exponential
+        fine = deep = exponential
+        deep_point, DEEP = point_of, lift
 
-    if kind.storage == "f2" and not wide:
+    if kind.half:
 
         @jit
         def far_down(e):
@@ -214,10 +225,11 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
     # What brings an exponential to the lift of its sum.
     UNLIFTED = UP if kind.half else ONE
     FINE_UNLIFTED = UP if fine_point is not point_of else ONE
+    DEEP_UNLIFTED = real(2.0 ** (lift - DEEP))
     return SimpleNamespace(
-        UNLIFTED=UNLIFTED, FINE_UNLIFTED=FINE_UNLIFTED, fine_point=fine_point, fine=fine, far_down=far_down,
-        origin=origin, shift=shift, log_distance=log_distance, add_exactly=add_exactly,
-        log_sum_exp=log_sum_exp, point_for=point_for, exponential=exponential, pair=pair, lifted=lifted,
-        lifted_factor=lifted_factor, rescale=rescale, merge=merge, quotient=quotient,
-        ZERO=ZERO, ONE=ONE, NINF=NINF, LIFT=LIFT,
+        UNLIFTED=UNLIFTED, FINE_UNLIFTED=FINE_UNLIFTED, fine_point=fine_point, fine=fine,
+        DEEP_UNLIFTED=DEEP_UNLIFTED, deep_point=deep_point, deep=deep, far_down=far_down, origin=origin,
+        shift=shift, log_distance=log_distance, add_exactly=add_exactly, log_sum_exp=log_sum_exp,
+        point_for=point_for, exponential=exponential, pair=pair, lifted=lifted, lifted_factor=lifted_factor,
+        rescale=rescale, merge=merge, quotient=quotient, ZERO=ZERO, ONE=ONE, NINF=NINF, LIFT=LIFT,
     )  # fmt: skip

@@ -202,8 +202,8 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -
     jit, get, load, divide = P.jit, P.get, P.load_result, P.divide
     factor = make_factor(P, F)
     gather = finish.make(P, F, kind, block).gather
-    fine, point_for, far_down, whole = F.fine, F.fine_point, F.far_down, make_whole(P, F)
-    ZERO, ONE, NINF, UP = F.ZERO, F.ONE, F.NINF, F.FINE_UNLIFTED
+    deep, point_for, far_down, whole = F.deep, F.deep_point, F.far_down, make_whole(P, F)
+    ZERO, ONE, NINF, UP = F.ZERO, F.ONE, F.NINF, F.DEEP_UNLIFTED
     TOKENS, LOG, SUMS, SPLITS, DOTS, DOT_TOKENS, PACKED = (
         geometry.TOKENS, geometry.LOG, geometry.SUMS, geometry.SPLITS, geometry.DOTS, geometry.DOT_TOKENS,
         geometry.PACKED,
@@ -227,7 +227,7 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -
     @jit
     def slope(x, point, coefficient, law):
         """Give the gradient by one logit; -inf, or what was left out, has none."""
-        return ZERO if x == NINF else far_down(fine(x, point, law)) * coefficient[0] * coefficient[1]
+        return ZERO if x == NINF else far_down(deep(x, point, law)) * coefficient[0] * coefficient[1]
 
     @jit
     def coefficient_of(value, s, rest):

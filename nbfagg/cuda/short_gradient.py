@@ -106,8 +106,8 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
 def _make_token(P: SimpleNamespace, F: SimpleNamespace, coefficient_of: Any) -> Any:
     """Give the device function that puts a token's gradient in the place of its logits."""
     jit, get, put, top = P.jit, P.get, P.put, short.make_top(P, F)
-    fine, point_for, far_down, add_exactly = F.fine, F.fine_point, F.far_down, F.add_exactly
-    ZERO, ONE, NINF, LIFT = F.ZERO, F.ONE, F.NINF, F.FINE_UNLIFTED
+    deep, point_for, far_down, add_exactly = F.deep, F.deep_point, F.far_down, F.add_exactly
+    ZERO, ONE, NINF, LIFT = F.ZERO, F.ONE, F.NINF, F.DEEP_UNLIFTED
 
     @jit
     def differentiate(stage, at, terms, value, law):
@@ -119,7 +119,7 @@ def _make_token(P: SimpleNamespace, F: SimpleNamespace, coefficient_of: Any) -> 
             # -inf has no gradient, whatever the factor; no exponential is below 0.
             e = -ONE
             if x != NINF:
-                e = far_down(fine(x, point, law))
+                e = far_down(deep(x, point, law))
                 s, lost = add_exactly(s, e)
                 rest += lost
             put(stage, at + i, e)
