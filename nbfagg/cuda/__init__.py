@@ -23,6 +23,8 @@ Where memory is not the limit, on paper (instructions for each logit against wha
 * Packed rows are finished by a block each: a single row of a million tokens by one multiprocessor.
 * The gradient looks at a token twice, the second time in L2; a token split into cells is read twice.
 
+Sums over a gradient are taken in float32, where the CPU takes float64: beyond 3.4e38 they are infinite.
+
 Not shown, for want of a GPU:
 
 * any time or bandwidth; the thresholds of `plan.Limits` are reasons, not measurements;
