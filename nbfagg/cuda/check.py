@@ -4,9 +4,9 @@ Kernels are compiled for it, or come from the folder that NBFAGG_CUBINS names.
 
 The bounds, in ulp of the result (a subnormal step, where that is larger): alpha 4 for
 float32 and 3 for float64; half precision 0.51, its own rounding and that of the float32
-result. Logarithms and lse 2 more (lse of half precision is
-float32), in ulp of max(1, abs(exact)). Gradients: 12 (half precision 4) ulp of the
-largest term of the formula, and as many more as the rounding of log alpha brings.
+result. Logarithms and lse 2 more (lse of half precision is float32), in ulp of
+max(1, abs(exact)). Gradients: 12 (half precision 4) ulp of the largest term of the
+formula, and as many more as the rounding of log alpha brings.
 """
 
 from __future__ import annotations
