@@ -251,6 +251,14 @@ def test_what_is_committed_can_be_published(tmp_path):
     index = json.loads((tmp_path / "site" / "index.json").read_text())
     benchmarks = json.loads((RESULTS / "benchmarks.json").read_text())
     assert index["benchmarks"].keys() == benchmarks.keys() - {"version"}
+    shallow = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "--is-shallow-repository"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if shallow.stdout.strip() == "true":
+        return  # Commits that were not cloned cannot be shown.
     recorded = {path.name.partition("-")[0] for path in RESULTS.glob("*/*-*.json")}
     shown = {commit[:8] for commit in index["revision_to_hash"].values()}
     assert recorded <= shown
