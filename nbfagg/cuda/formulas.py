@@ -223,11 +223,10 @@ def make(P: SimpleNamespace, kind: Kind) -> SimpleNamespace:
         return found + left * inverse
 
     # What brings an exponential to the lift of its sum.
-    UNLIFTED = UP if kind.half else ONE
     FINE_UNLIFTED = UP if fine_point is not point_of else ONE
     DEEP_UNLIFTED = real(2.0 ** (lift - DEEP))
     return SimpleNamespace(
-        UNLIFTED=UNLIFTED, FINE_UNLIFTED=FINE_UNLIFTED, fine_point=fine_point, fine=fine,
+        FINE_UNLIFTED=FINE_UNLIFTED, fine_point=fine_point, fine=fine,
         DEEP_UNLIFTED=DEEP_UNLIFTED, deep_point=deep_point, deep=deep, far_down=far_down, origin=origin,
         shift=shift, log_distance=log_distance, add_exactly=add_exactly, log_sum_exp=log_sum_exp,
         point_for=point_for, exponential=exponential, pair=pair, lifted=lifted, lifted_factor=lifted_factor,
