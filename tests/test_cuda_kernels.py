@@ -53,6 +53,7 @@ each = pytest.mark.parametrize(
     ("order", "storage"), [(1, s) for s in FLOATS] + [(-1, s) for s in FLOATS[:2]], indirect=["order"]
 )
 
+UNALIGNED_PIECES = ["pieces_unaligned", "short_pieces_unaligned"]
 # Shapes (batch first), options, how they lie, and what the plan has to say.
 WAYS = {
     "whole rows": ((5, 3, 68), {}, {}, "rows"),
@@ -65,12 +66,7 @@ WAYS = {
     "short tokens of three terms": ((33, 3, 3), {}, {}, "short_unaligned"),
     "short tokens of eight": ((5, 30, 8), {}, {}, "short"),
     "tiny tokens, large rows": ((3, 1200, 1), {}, {}, "pieces, short_pieces, pieces, short_pieces"),
-    "tiny tokens, odd rows": (
-        (5, 550, 2),
-        {},
-        {"offset": 1},
-        None,
-    ),
+    "tiny tokens, odd rows": ((5, 550, 2), {}, {"offset": 1}, ", ".join(UNALIGNED_PIECES * 3)),
     "tiny tokens of three, one row": ((1, 1111, 3), {}, {}, "pieces, short_pieces"),
     "last block": ((2, 3, 600), {}, {}, "rows"),
     "last block, split tokens, unaligned": ((1, 2, 1003), {}, {}, "rows_unaligned"),
@@ -93,7 +89,7 @@ MASKED = {
     "mask, split": ((1, 2, 700), "walk_masked, small"),
     "lengths": ((9, 5, 72), "rows"),
     "lengths, short tokens": ((9, 11, 8), "short"),
-    "lengths, tiny tokens": ((3, 1030, 1), None),
+    "lengths, tiny tokens": ((3, 1030, 1), ", ".join(UNALIGNED_PIECES * 2)),
     "lengths, many tokens": ((3, 40, 30), None),
     "lengths and mask": ((5, 12, 7), "walk_masked, small"),
 }
@@ -240,6 +236,45 @@ def test_gradients_by_small_weights_and_of_large_ones(shape, options, storage):
         exact, largest = reference.fagg_vjp_terms(g, a, **options)
         unit = {"f4": 2.0**-23, "f8": 2.0**-52}[storage] * 12
         assert (np.abs(given - exact) <= largest * unit + np.finfo(storage).smallest_subnormal).all()
+
+
+GRADIENT_WAYS = {
+    "whole rows": ((6, 12, 4), {}, {}, "dots, short_gradient"),
+    "odd rows": ((7, 5, 7), {}, {"offset": 1}, "dots, short_gradient_unaligned"),
+    "pieces of rows": ((2, 700, 4), {}, {}, "dots, dot_sums, short_gradient"),
+    "pieces of odd rows": ((2, 601, 3), {}, {"offset": 1}, "dots, dot_sums, short_gradient_unaligned"),
+    "pieces, lengths": ((3, 700, 2), {"lengths": [0, 700, 333]}, {}, "dots, dot_sums, short_gradient"),
+}
+
+
+@pytest.mark.parametrize("storage", ["f4", "f8"])
+@pytest.mark.parametrize("name", GRADIENT_WAYS)
+def test_gradients_of_short_tokens_go_each_way(name, storage):
+    shape, options, layout, steps = GRADIENT_WAYS[name]
+    options = {key: np.array(value) for key, value in options.items()}
+    random = np.random.default_rng(7)
+    a = cudarun.lay(random.normal(0, 3, shape).astype(storage), **layout)
+    if storage == "f4":
+        plan, _ = cudarun.plan_for(a, out=cudarun.lay(a * 0, **layout), **options)
+        assert ", ".join(step.kernel for step in plan.steps) == steps
+    alpha = np.ascontiguousarray(cudarun.fagg(a, **options))
+    g = random.normal(size=alpha.shape).astype(storage)
+    given = cudarun.fagg_vjp(g, a, alpha, out=cudarun.lay(a * 0, **layout), **options)
+    exact, largest = reference.fagg_vjp_terms(g, a, **options)
+    unit = {"f4": 2.0**-23, "f8": 2.0**-52}[storage] * 12
+    assert (np.abs(given - exact) <= largest * unit + np.finfo(storage).smallest_subnormal).all()
+
+
+def test_a_gradient_of_long_packed_rows_of_short_tokens():
+    random = np.random.default_rng(7)
+    a = cudarun.lay(random.normal(0, 3, (500, 3)).astype(np.float32))
+    offsets = np.array([0, 300, 300, 500])
+    alpha, _ = cudarun.fagg_packed(a, offsets)
+    g = random.normal(size=500).astype(np.float32)
+    given = cudarun.fagg_packed(a, offsets, grad=g, alpha=alpha)
+    for first, last in ((0, 300), (300, 500)):
+        exact, largest = reference.fagg_vjp_terms(g[None, first:last], a[None, first:last])
+        assert (np.abs(given[first:last] - exact[0]) <= largest[0] * 2.0**-23 * 12).all()
 
 
 @each
