@@ -32,6 +32,7 @@ from nbfagg.cuda import (
     rows,
     short,
     short_gradient,
+    staged,
     walk,
     weights,
 )
@@ -455,7 +456,7 @@ def without(source, place):
 
 BARRIERS = [
     (module, i)
-    for module in (finish, rows, short, short_gradient, walk, gradient)
+    for module in (finish, rows, short, short_gradient, staged, walk, gradient)
     for i in range(len(re.findall(r"\bsync\(\)\n", source_of(module))))
 ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from nbfagg.cuda import absorb, finish, formulas, geometry, gradient, short
+from nbfagg.cuda import absorb, finish, formulas, geometry, gradient, staged
 from nbfagg.cuda.kinds import Kind
 
 
@@ -17,8 +17,8 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     """Give the kernel."""
     F = formulas.make(P, kind)
     done = finish.make(P, F, kind, block)
-    staged = short.make_staged(P, F, done, kind, aligned)
-    copy, included = staged.copy, staged.included
+    logits = staged.make(P, F, done, kind, aligned)
+    copy, included = logits.copy, logits.included
     read = absorb.make_apart(P, F, kind).read
     token = gradient.make_token(P, F, kind, block)
     factor_of, differentiate = token.factor_of, _make_token(P, F, token.coefficient_of)
@@ -105,7 +105,7 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
 
 def _make_token(P: SimpleNamespace, F: SimpleNamespace, coefficient_of: Any) -> Any:
     """Give the device function that puts a token's gradient in the place of its logits."""
-    jit, get, put, top = P.jit, P.get, P.put, short.make_top(P, F)
+    jit, get, put, top = P.jit, P.get, P.put, staged.make_top(P, F)
     deep, point_for, far_down, add_exactly = F.deep, F.deep_point, F.far_down, F.add_exactly
     ZERO, ONE, NINF, LIFT = F.ZERO, F.ONE, F.NINF, F.DEEP_UNLIFTED
 
