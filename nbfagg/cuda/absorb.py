@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from nbfagg.cuda.kinds import Kind
+
+
+def _make_largest(P: SimpleNamespace, larger: Any) -> Any:
+    """Give the device function for the largest number of a vector, by a maximum of two."""
+
+    @P.jit
+    def largest(v):
+        m = v[0]
+        for x in v[1:]:
+            m = larger(m, x)
+        return m
+
+    return largest
 
 
 def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleNamespace:
@@ -17,12 +31,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleNamespace:
     ZERO = F.ZERO
     wide, half = kind.wide, kind.half
 
-    @jit
-    def largest(v):
-        m = v[0]
-        for x in v[1:]:
-            m = highest(m, x)
-        return m
+    largest = _make_largest(P, highest)
 
     if half:
 
@@ -126,13 +135,7 @@ def make_apart(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleName
     V, QUAD = kind.vector, 2 if kind.wide else 4
     QUADS_2, QUADS_3 = 2 * QUAD, 3 * QUAD
 
-    @jit
-    def largest(v):
-        """Give the largest number of a vector; NaN stays."""
-        m = v[0]
-        for x in v[1:]:
-            m = maximum(m, x)
-        return m
+    largest = _make_largest(P, maximum)
 
     # A tuple wants its length written.
     if V == QUAD:
