@@ -52,7 +52,11 @@ def test_a_gradient_of_nothing_is_not_looked_at(terms):
 
 @pytest.mark.parametrize("terms", [2, 3, 5, 7, 8, 12, 15])
 def test_sums_of_short_tokens(terms):
-    """Rounded one after the other they were 3.4 ulp off in float64."""
+    """Rounded one after the other they were 3.4 ulp off in float64.
+
+    Left are the roundings of exponentials, of their sum and of the quotient, at most 1/2, 1/2 and 0.6 ulp,
+    and 0.3 for the exponentials themselves.
+    """
     x = np.random.default_rng(0).uniform(-3, 0, (40, 12, terms))
     alpha = cudarun.fagg(cudarun.lay(x))
     assert reference.ulp_error(alpha, reference.oracle(x)).max() <= 2

@@ -6,9 +6,10 @@ by `build` for the GPU that is there or beforehand.
 
 Where memory is not the limit, on paper (instructions for each logit against what 4.3 TB/s leave time for):
 
-* Tokens of less than 128 bytes, in rows of up to 43 KB of the arithmetic (`short`): float32 and float64 keep
-  to it, float16 costs up to 1.1 times its budget, bfloat16 1.35 times. Rows of 1 to 4 vectors add a thread's
-  fixed cost to that, and logarithms take two exponentials a logit.
+* Tokens of less than 128 bytes, in rows of up to 43 KB of the arithmetic (`short`): with 1 to 3 terms float32
+  and float64 keep to it, float16 costs up to 1.1 times its budget, bfloat16 1.35 times; with more terms than
+  that they were counted once only, and no test holds them to it. Rows of 1 to 4 vectors add a thread's fixed
+  cost, and logarithms take two exponentials a logit.
 * Larger rows of tokens of up to 16 bytes are read twice, with an exponential each time (`pieces`,
   `short_pieces`): at one float32 term 1.1 times the budget. The second time is meant to find them in L2,
   in groups of rows of 12 MB; a larger row comes from memory twice.
