@@ -157,6 +157,7 @@ def _bench(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
 
         return bench.main(None if arguments.json is None else str(arguments.json))
     from nbfagg.bench import cases, command
+    from nbfagg.bench.memory import keep_freed_memory
 
     if arguments.list:
         return command.show_names()
@@ -164,6 +165,7 @@ def _bench(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
     if wrong:
         parser.error(wrong)
     _announce_compilation("half a minute")
+    keep_freed_memory()
     return command.run(
         arguments.shape or cases.COMPARED,
         arguments.peer,

@@ -7,6 +7,8 @@ import functools
 import inspect
 import math
 import os
+import statistics
+from collections.abc import Callable
 from typing import Any
 
 import numba  # noqa: F401
@@ -24,13 +26,14 @@ with contextlib.suppress(ImportError):
 class Timed:
     """How asv samples: kernels compile in setup, which takes up to a minute once a commit.
 
-    Two rounds, in processes of their own: memory is laid out anew in each. Few samples: regressions are
-    looked for above a quarter, and what is claimed more exactly comes from sides that take turns.
+    One process each and few samples: regressions are looked for above a quarter, and what is claimed more
+    exactly comes from sides that take turns. A second process took as long to start and to fill its arrays as
+    it then measured.
     """
 
     timeout = 600
-    rounds = 2
-    repeat = (2, 5, 0.5)
+    rounds = 1
+    repeat = (4, 10, 0.6)
     sample_time = 0.01
     warmup_time = 0.05
 
@@ -52,6 +55,16 @@ def case(label: str) -> Case:
     if not quick():
         return found
     return Case(tuple(min(n, 4) for n in found.shape), found.keep_axis, found.order)
+
+
+def anew(a: np.ndarray, measure: Callable[[np.ndarray], float]) -> float:
+    """Give the median of what is measured of three copies of the logits.
+
+    Where the pages of an array lie in the caches is luck that lasts as long as the array does: ratios of
+    one array each differed by up to a quarter between two processes, however many turns they took.
+    """
+    copies = [a if quick() else a.copy(order="K") for _ in range(3)]
+    return statistics.median(measure(copy) for copy in copies)
 
 
 def turns(rounds: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nbfagg.bench.cases import logits
 
-from .common import OPTIONS, Timed, case, labels, options, public, turns
+from .common import OPTIONS, Timed, anew, case, labels, options, public, turns
 
 LARGE = labels(
     "heads",
@@ -50,10 +50,12 @@ class Limit:
         public("fagg", "out")
 
     def track_limit_over(self, shape):
+        return anew(logits(case(shape)), partial(self.over, case(shape)))
+
+    def over(self, shape, a):
         from nbfagg.bench.limits import share_of_limit
 
-        found = share_of_limit(logits(case(shape)), case(shape), **turns(9))
-        return 1 / found["out"]["share"]
+        return 1 / share_of_limit(a, shape, **{"settle": 0.01, **turns(3)})["out"]["share"]
 
 
 class Threads(Timed):

@@ -57,6 +57,7 @@ class Cold:
     number = 1
     rounds = 1
     repeat = 1
+    warmup_time = 0
     timeout = 600
 
     # NUMBA_CACHE_DIR has to be there before Numba is imported.

@@ -6,6 +6,7 @@ from typing import Any
 
 from nbfagg.bench.cases import COMPARED
 from nbfagg.bench.compare import Comparison
+from nbfagg.bench.memory import keep_freed_memory
 from nbfagg.bench.peers import PEERS
 from nbfagg.bench.text import digits, duration, shape, table
 from nbfagg.bench.turns import ROUNDS
@@ -14,6 +15,7 @@ from .record import caption, progress
 
 
 def measure(rounds: int | None) -> dict[str, Any]:
+    keep_freed_memory()
     return {"shapes": [_one(name, rounds) for name in COMPARED]}
 
 
