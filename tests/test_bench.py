@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,12 +15,13 @@ from nbfagg.bench import cases, command, compare, limits, memory, report, turns
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """Shapes that cost nothing, turns of a call each; PyTorch's threads would stay in this process."""
+    """Shapes that cost nothing, turns of a call each; this process is left without PyTorch's threads."""
     for name in cases.COMPARED:
         case = cases.CASES[name]
         shape = tuple(min(n, 4) for n in case.shape)
         monkeypatch.setitem(cases.CASES, name, dataclasses.replace(case, shape=shape))
     monkeypatch.setattr(limits, "_torch", lambda: None)
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(turns, "BLOCK", 0.0)
     monkeypatch.setattr(compare, "SETTLE_PEERS", 0.0)
 
@@ -149,3 +152,24 @@ def test_extra_memory_is_seen():
 
     assert memory.extra_bytes(call) == pytest.approx(1 << 26, rel=0.1)
     assert memory.extra_bytes(lambda: None) < 1 << 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_freed_memory_is_kept():
+    code = """if True:
+        import resource
+        from nbfagg.bench.memory import keep_freed_memory
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            [b"x" * (20 << 20) for _ in range(3)]
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        faults(), faults()
+        first = faults()
+        keep_freed_memory()
+        faults()
+        print(first, faults())
+    """
+    given, kept = map(int, subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    assert kept < 10 < given
