@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "asv_bench" / "results"
 MACHINE = ROOT / "asv_bench" / "machine.json"
-# What a call runs through. Before the first kernel there is nothing to measure.
-KERNELS = "nbfagg/cpu/"
+# Where the public functions are: benchmarks call nothing else.
+CALLED = "nbfagg/api.py"
 SIDE_WORK = ("nbfagg/bench/", "nbfagg/reference/", "nbfagg/reference.py", "nbfagg/data/")
 NOT_IN_A_CALL = {"cli", "demo", "info", "check", "__main__"}
 
@@ -30,9 +30,9 @@ def git(*arguments: str) -> str:
 
 
 def code_of(commit: str) -> str:
-    """A hash of the code that calls run through; "" for a commit without kernels."""
+    """A hash of the code that calls run through; "" for a commit that has nothing to call."""
     paths = git("ls-tree", "-r", "--name-only", commit, "--", "nbfagg").splitlines()
-    if not any(path.startswith(KERNELS) for path in paths):
+    if CALLED not in paths:
         return ""
     digest = hashlib.sha256()
     for path in paths:

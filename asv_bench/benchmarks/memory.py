@@ -21,20 +21,36 @@ class Memory:
     timeout = 600
 
     def setup(self, layout):
-        public("fagg")
-        # Too small to leave behind what the call could use.
-        self.small = logits(Case((4, 64, 12, 16), order=ORDERS[layout]))
-        self.a = self.small if quick() else logits(Case(CASES["heads"].shape, order=ORDERS[layout]))
+        self.small, self.a = inputs(layout)
+        self.fagg = public("fagg")
 
     def track_extra_fagg(self, layout):
-        public("fagg")(self.small)
-        return extra_bytes(partial(public("fagg"), self.a))
+        self.fagg(self.small)
+        return extra_bytes(partial(self.fagg, self.a))
+
+
+class GradientMemory:
+    """That of a gradient."""
+
+    param_names = ("layout",)
+    params = (list(ORDERS),)
+    unit = "bytes"
+    timeout = 600
+
+    def setup(self, layout):
+        self.small, self.a = inputs(layout)
+        self.vjp = public("fagg_vjp")
 
     def track_extra_vjp(self, layout):
-        gradient(self.small)()
-        return extra_bytes(gradient(self.a))
+        self.call(self.small)()
+        return extra_bytes(self.call(self.a))
+
+    def call(self, a):
+        alpha, lse = public("fagg")(a, return_lse=True)
+        return partial(self.vjp, cotangent(alpha.shape), a, alpha, lse)
 
 
-def gradient(a):
-    alpha, lse = public("fagg")(a, return_lse=True)
-    return partial(public("fagg_vjp"), cotangent(alpha.shape), a, alpha, lse)
+def inputs(layout):
+    """Give two arrays of logits, of which one is too small to leave behind what the other's call could use."""
+    small = logits(Case((4, 64, 12, 16), order=ORDERS[layout]))
+    return small, small if quick() else logits(Case(CASES["heads"].shape, order=ORDERS[layout]))

@@ -23,6 +23,7 @@ FIGURES = {
     "memory": "extra memory of a call beyond its result",
     "neighbour": "a call while another program has one of two cores",
     "processors": "one thread with the instructions of older processors, in cache",
+    "repeat": "the ratios that asv tracks, measured twice",
     "hazards": "what takes a process down or gives a wrong number, tried with each library",
     "soak": "an hour of random calls, each compared with the oracle (--rounds: minutes)",
     "mutations": "breakages of one line, each of which a test notices",

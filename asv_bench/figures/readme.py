@@ -28,6 +28,7 @@ TABLES = {
     "memory": ("memory", "render"),
     "neighbour": ("neighbour", "render"),
     "processors": ("processors", "render"),
+    "repeat": ("repeat", "render"),
     "hazards": ("hazards", "render"),
     "soak": ("soak", "render"),
     "mutations": ("mutations", "render"),
