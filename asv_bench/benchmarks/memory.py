@@ -51,6 +51,6 @@ class GradientMemory:
 
 
 def inputs(layout):
-    """Give two arrays of logits, of which one is too small to leave behind what the other's call could use."""
+    """Give logits too small to leave behind what a call on others could use, and those others."""
     small = logits(Case((4, 64, 12, 16), order=ORDERS[layout]))
     return small, small if quick() else logits(Case(CASES["heads"].shape, order=ORDERS[layout]))
