@@ -27,6 +27,7 @@ def whole(a: Any, where: Any, lengths: Any, **options: Any) -> Any:
 
 def state_of(a: Any, where: Any, lengths: Any, start: Any, *, tokens: int, **options: Any) -> State:
     """Take in a chunk of rows that are cut; of the kept axis it holds what comes after `start` tokens."""
+    a, where = alone(a), alone(where)
     if lengths is not None:
         lengths = lengths_here(a, lengths, start, tokens, options["keep_axis"])
     return State.of(a, where=where, lengths=lengths, **options)

@@ -92,7 +92,11 @@ def fagg(
             return found
         alpha = _item(found, 0, call.result, call.result, meta)
         return alpha, _item(found, 1, call.result, call.batch, meta_lse)
-    tokens = _tokens(call, split_every, _states(call))
+    if call.is_cut(call.summed):
+        tokens = _tokens(call, split_every, _states(call, axes_of(a)))
+    else:
+        # As above, in lists of one chunk: two tasks less for each than a tree with nothing to merge.
+        tokens = _states(call, call.result)
     totals = _totals(call, tokens, split_every)
     alpha = da.blockwise(
         *(chunks.finish, call.result, tokens, call.result, totals, call.batch),
@@ -171,7 +175,7 @@ def fagg_vjp(
         )
     states = tokens = None
     if call.is_cut(call.summed):
-        states = _states(call)
+        states = _states(call, axes_of(a))
         tokens = _tokens(call, split_every, states)
     dots = da.blockwise(
         *(gradients.dots, call.result, grad, call.result, alpha, call.result),
@@ -251,18 +255,17 @@ def _taken(pair: Any, *, number: int) -> Any:
     return operator.getitem(chunks.alone(pair), number)
 
 
-def _states(call: Call) -> Any:
-    """Give the state of each chunk, on the axes of the logits."""
-    a = call.a
+def _states(call: Call, axes: tuple[int, ...]) -> Any:
+    """Give the state of each chunk, on these axes of the logits; others are not cut."""
     return da.blockwise(
-        *(chunks.state_of, axes_of(a), *_included(call)),
+        *(chunks.state_of, axes, *_included(call)),
         *with_axes(_starts(call), call.keep),
         **call.options,
         tokens=_tokens_in_all(call),
-        adjust_chunks={axis: _one for axis in call.summed},
+        adjust_chunks={axis: _one for axis in call.summed if axis in axes},
         align_arrays=False,
         dtype=float,
-        meta=np.empty((0,) * a.ndim),
+        meta=np.empty((0,) * len(axes)),
         token="fagg-state",
     )
 
