@@ -160,7 +160,9 @@ def tiny_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(lazy, "CHUNKS", {"kept": (2, 4, 4, 16)})
     monkeypatch.setattr(lazy, "GRAPH", ((2, 4, 4), (1, 2, 2)))
     monkeypatch.setattr(module("figures.run"), "SHAPE", (16, 8, 4, 16))
-    monkeypatch.setattr(module("figures.run"), "AXES", {"one row": ("none", "0,1")})
+    run = module("figures.run")
+    monkeypatch.setattr(run, "AXES", {name: run.AXES[name] for name in (run.LARGE, "one row")})
+    monkeypatch.setattr(run, "memory_bytes", lambda: 2**16)
     hazards = module("figures.hazards")
     quick = [h._replace(libraries=("SciPy", "nbfagg")) for h in hazards.HAZARDS if h.case == "nothing"]
     monkeypatch.setattr(hazards, "HAZARDS", quick)
