@@ -169,6 +169,7 @@ def tiny_figures(monkeypatch, tmp_path):
     row = '[{"name": "x", "file": "plan.py", "test": "test_x.py::test_x", "caught": true, "seconds": 1}]'
     command = [sys.executable, "-c", f"import sys; open(sys.argv[2], 'w').write({row!r})"]
     monkeypatch.setattr(module("figures.mutations"), "COMMAND", command)
+    monkeypatch.setenv("NBFAGG_BENCH_QUICK", "1")
     monkeypatch.setattr(module("figures.neighbour"), "LAYERS", ("workqueue",))
     processors = module("figures.processors")
     monkeypatch.setattr(processors, "SHAPES", {"small": (2, 3, 1, 4)})

@@ -5,7 +5,6 @@ Each is measured in a process of its own, as asv does it, and the second time af
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import math
@@ -26,11 +25,17 @@ TRACKED = (
     ("peers", "Peer", "track_peer"),
 )
 GOAL = 0.10
-# Prints a ratio; null where this machine has not what it takes.
-CHILD = """
+# Both print JSON: the parameters of a benchmark; and a ratio, null where this machine has not what it takes.
+PARAMETERS = """
 import importlib, json, sys
 
-module, name, method, parameters = json.loads(sys.argv[1])
+module, name, _ = json.loads(sys.argv[1])
+print(json.dumps(getattr(importlib.import_module("asv_bench.benchmarks." + module), name).params))
+"""
+RATIO = """
+import importlib, json, sys
+
+(module, name, method), parameters = json.loads(sys.argv[1])
 benchmark = getattr(importlib.import_module("asv_bench.benchmarks." + module), name)()
 try:
     benchmark.setup(*parameters)
@@ -42,42 +47,36 @@ except NotImplementedError:
 
 def measure(rounds: int | None) -> dict[str, Any]:
     every = [
-        (module, name, method, parameters)
-        for module, name, method in TRACKED
-        for parameters in itertools.product(*_benchmark(module, name).params)
+        (tracked, parameters)
+        for tracked in TRACKED
+        for parameters in itertools.product(*_child(PARAMETERS, tracked))
     ][:rounds]
-    first = {one: found for one in every if (found := _ratio(one)) is not None}
-    second = {one: _ratio(one) for one in first}
+    first = {one: found for one in every if (found := _ratio(*one)) is not None}
+    second = {one: _ratio(*one) for one in first}
     return {
         "ratios": [
-            {
-                "benchmark": f"{module}.{name}.{method}",
-                "parameters": parameters,
-                "ratios": [first[one], second[one]],
-            }
+            {"benchmark": ".".join(one[0]), "parameters": one[1], "ratios": [first[one], second[one]]}
             for one in first
-            for module, name, method, parameters in [one]
         ]
     }
 
 
-def _benchmark(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(f"asv_bench.benchmarks.{module}"), name)
+def _ratio(tracked: tuple[str, ...], parameters: tuple[str, ...]) -> float | None:
+    found: float | None = _child(RATIO, (tracked, parameters))
+    progress("repeat", f"{' '.join((*tracked, *parameters))}: {found}")
+    return found
 
 
-def _ratio(one: tuple[Any, ...]) -> float | None:
+def _child(code: str, given: Any) -> Any:
     # Threads wait asleep, as in asv's own runs.
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(one)],
+        [sys.executable, "-c", code, json.dumps(given)],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
         stdout=subprocess.PIPE,
         check=True,
     )
-    found: float | None = json.loads(done.stdout)
-    progress("repeat", f"{' '.join(map(str, one[1:]))}: {found}")
-    return found
+    return json.loads(done.stdout)
 
 
 def render(found: dict[str, Any]) -> str:
