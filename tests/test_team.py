@@ -13,12 +13,19 @@ from nbfagg.cpu.tasks import Task
 usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
-@pytest.mark.parametrize(("tasks", "nbytes"), [(1, 1 << 40), (1000, 1 << 30), (7, 1 << 28), (5, 10), (3, 0)])
-def test_a_call_is_cut_in_slices(tasks, nbytes):
-    """So that Ctrl-C waits for 64 MiB, or for one task where that is longer; each task is in one of them."""
-    slices = list(team.slices(tasks, nbytes))
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("tasks", "nbytes"), [(1, 1 << 40), (4, 1 << 28), (1000, 1 << 30), (7, 1 << 28), (5, 10), (3, 0)]
+)
+def test_a_call_is_cut_in_slices(tasks, nbytes, count):
+    """So that Ctrl-C waits for 64 MiB, or for a task a thread where that is more; each task is in one.
+
+    No thread of a slice is without a task, or has one more than another, but in the last one.
+    """
+    slices = list(team.slices(tasks, nbytes, count))
     assert [task for begin, end in slices for task in range(begin, end)] == list(range(tasks))
-    assert all(end - begin == 1 or (end - begin) * nbytes / tasks <= 64 << 20 for begin, end in slices)
+    assert all(end - begin <= count or (end - begin) * nbytes / tasks <= 64 << 20 for begin, end in slices)
+    assert all((end - begin) % count == 0 for begin, end in slices[:-1])
 
 
 def test_each_thread_of_our_own_has_memory_of_its_own(monkeypatch):

@@ -144,7 +144,7 @@ class _Call:
         for task, tasks in kinds:
             function = task.address(self.like)
             job = team.Job(function, self.arguments, self.threads, self.thread_bytes, queue)
-            for begin, end in team.slices(tasks, self.nbytes):
+            for begin, end in team.slices(tasks, self.nbytes, self.count):
                 team.do(job, self.count, begin, end)
         keep_workspace(self.workspace)
 

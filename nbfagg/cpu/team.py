@@ -82,9 +82,14 @@ def size(workers: int | None, nbytes: int) -> int:
     return max(1, min(most, nbytes // (SERIAL if _numbas() else OURS)))
 
 
-def slices(tasks: int, nbytes: int) -> Iterator[tuple[int, int]]:
-    """Cut a call's tasks where Python gets to look for signals: Ctrl-C waits for one slice."""
-    step = max(1, tasks * SLICE // max(1, nbytes))
+def slices(tasks: int, nbytes: int, count: int) -> Iterator[tuple[int, int]]:
+    """Cut a call's tasks where Python gets to look for signals: Ctrl-C waits for one slice.
+
+    Each but the last has as many tasks for every one of `count` threads: four tokens of 64 MiB were a slice
+    each, in which a second thread had nothing to do.
+    """
+    step = tasks * SLICE // max(1, nbytes)
+    step = max(count, step - step % count)
     for begin in range(0, tasks, step):
         yield begin, min(tasks, begin + step)
 
