@@ -19,7 +19,11 @@ RESULTS = ROOT / "asv_bench" / "results"
 MACHINE = ROOT / "asv_bench" / "machine.json"
 # Where the public functions are: benchmarks call nothing else.
 CALLED = "nbfagg/api.py"
-SIDE_WORK = ("nbfagg/bench/", "nbfagg/reference/", "nbfagg/reference.py", "nbfagg/data/")
+# The machine of the history has no GPU.
+SIDE_WORK = (
+    *("nbfagg/bench/", "nbfagg/cuda/", "nbfagg/data/", "nbfagg/reference/", "nbfagg/reference.py"),
+    "nbfagg/soak/",
+)
 NOT_IN_A_CALL = {"cli", "demo", "info", "check", "__main__"}
 
 
@@ -77,10 +81,12 @@ def thinned(chosen: list[str], most: int) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m asv_bench.history", description=__doc__)
     parser.add_argument("--list", action="store_true", help="print the commits and stop")
-    parser.add_argument("--at-most", type=int, default=1000, metavar="N", help="so many, evenly apart")
+    parser.add_argument(
+        "--at-most", type=int, default=1000, metavar="N", help="so many of them, evenly apart"
+    )
     given, for_asv = parser.parse_known_args(arguments)
     done = {path.name.partition("-")[0] for path in RESULTS.glob("*/*-*.json")}
-    chosen = [commit for commit in thinned(commits(), given.at_most) if commit[:8] not in done]
+    chosen = thinned([commit for commit in commits() if commit[:8] not in done], given.at_most)
     if given.list:
         for commit in chosen:
             print(git("log", "-1", "--format=%h %as %s", commit).strip())

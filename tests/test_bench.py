@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import platform
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +88,28 @@ def test_what_is_refused(arguments, status, message, capsys, monkeypatch, tmp_pa
     assert bench(*arguments) == status
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_file_is_refused(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "Comparison", None)
+    fifo, link = tmp_path / "fifo", tmp_path / "link.png"
+    os.mkfifo(fifo)
+    link.symlink_to(tmp_path / "both.png")
+    for given in (["--json", "/dev/stdout"], ["--json", str(fifo)], ["--json", str(tmp_path)]):
+        assert bench(*given) == 1
+        assert f"{given[1]} is no file" in capsys.readouterr().err
+    assert bench("--json", str(tmp_path / "both.png"), "--plot", str(link)) == 1
+    assert "both the picture and the record" in capsys.readouterr().err
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+
+def test_a_link_leads_to_the_file_that_is_written(tmp_path):
+    link, path = tmp_path / "link.json", tmp_path / "record.json"
+    path.write_text("old")
+    link.symlink_to(path)
+    command._write(link, lambda part: part.write_text("new"))
+    assert link.is_symlink()
+    assert path.read_text() == "new"
 
 
 def test_no_picture_without_matplotlib(capsys, monkeypatch, tmp_path):

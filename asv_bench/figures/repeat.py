@@ -52,11 +52,11 @@ def measure(rounds: int | None) -> dict[str, Any]:
         for parameters in itertools.product(*_child(PARAMETERS, tracked))
     ][:rounds]
     first = {one: found for one in every if (found := _ratio(*one)) is not None}
-    second = {one: _ratio(*one) for one in first}
+    second = {one: found for one in first if (found := _ratio(*one)) is not None}
     return {
         "ratios": [
             {"benchmark": ".".join(one[0]), "parameters": one[1], "ratios": [first[one], second[one]]}
-            for one in first
+            for one in second
         ]
     }
 

@@ -78,6 +78,8 @@ def run(
     for path in (plot, record):
         if path is not None:
             _check_place(path)
+    if plot is not None and record is not None and plot.resolve() == record.resolve():
+        raise OSError(f"{plot} cannot be both the picture and the record")
     if plot is not None:
         _check_plot(plot)
     found: dict[str, Any] = {"figure": "bench", "machine": machine(), "shapes": []}
@@ -123,10 +125,15 @@ def _progress(name: str, steps: int) -> Iterator[Note]:
 
 
 def _check_place(path: Path) -> None:
+    """Refuse what cannot be written beside and moved into place; a link stays, its file is replaced."""
+    # What stands for an open file, /dev/stdout say, may lead to a file, which stays open elsewhere.
+    if path.absolute().parent == Path("/dev") or (path.exists() and not path.is_file()):
+        raise OSError(f"{path} is no file; want the name of one")
+    path = path.resolve()
     folder = path.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {folder}")
-    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise PermissionError(f"{path} cannot be written")
 
 
@@ -139,10 +146,11 @@ def _check_plot(path: Path) -> None:
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside the file and move it there, so that an interruption leaves no half of it."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    place = path.resolve()
+    part = place.with_name(f".{place.stem}.{os.getpid()}{place.suffix}")
     try:
         write(part)
-        part.replace(path)
+        part.replace(place)
     finally:
         part.unlink(missing_ok=True)
     print(f"wrote {path}")
