@@ -81,9 +81,7 @@ def thinned(chosen: list[str], most: int) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m asv_bench.history", description=__doc__)
     parser.add_argument("--list", action="store_true", help="print the commits and stop")
-    parser.add_argument(
-        "--at-most", type=int, default=1000, metavar="N", help="so many of them, evenly apart"
-    )
+    parser.add_argument("--at-most", type=int, default=1000, metavar="N", help="so many, evenly apart")
     given, for_asv = parser.parse_known_args(arguments)
     done = {path.name.partition("-")[0] for path in RESULTS.glob("*/*-*.json")}
     chosen = thinned([commit for commit in commits() if commit[:8] not in done], given.at_most)
