@@ -114,11 +114,8 @@ def _slug(name: str) -> str:
 
 def _against_peers(site: Path) -> Iterator[str]:
     found = read("peers")
-    # Of records made before the peers' turns had the limit in them.
-    limits = {row["name"]: row["new"]["limit_seconds"] for row in read("speed")["shapes"]}
     figures = []
     for row in found["shapes"]:
-        row = {"limit_seconds": limits.get(row["name"]), **row}
         times = seconds(row)
         drawn, axes = _drawn(0.9 + 0.24 * len(times))
         bars(row, axes)
