@@ -12,13 +12,17 @@ from .common import cotangent, public, quick
 ORDERS = {"contiguous": (0, 1, 2, 3), "tokens innermost": (0, 3, 2, 1), "batch innermost": (3, 2, 1, 0)}
 
 
-class Memory:
-    """High-water mark of a call on 50 MB of logits, in a new process; Linux only."""
+class HighWater:
+    """What both have in common; asv measures nothing of it."""
 
     param_names = ("layout",)
     params = (list(ORDERS),)
     unit = "bytes"
     timeout = 600
+
+
+class Memory(HighWater):
+    """High-water mark of a call on 50 MB of logits, in a new process; Linux only."""
 
     def setup(self, layout):
         self.small, self.a = inputs(layout)
@@ -29,13 +33,8 @@ class Memory:
         return extra_bytes(partial(self.fagg, self.a))
 
 
-class GradientMemory:
+class GradientMemory(HighWater):
     """That of a gradient."""
-
-    param_names = ("layout",)
-    params = (list(ORDERS),)
-    unit = "bytes"
-    timeout = 600
 
     def setup(self, layout):
         self.small, self.a = inputs(layout)
