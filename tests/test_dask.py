@@ -375,6 +375,17 @@ def test_a_graph_has_a_few_tasks_a_chunk():
     assert 2 * x.npartitions < len(dict(graph)) <= 6 * x.npartitions
 
 
+def test_nothing_is_merged_where_the_summed_axes_are_whole():
+    """Only totals are, one a row: the state of a chunk is that of its tokens."""
+    whole, cut = (da.zeros((4, 8, 6), chunks=(4, 2, size)) for size in (6, 3))
+    merges = [
+        [key for key in dict(nbfagg.fagg(x).__dask_graph__()) if "fagg-merge" in str(key)]
+        for x in (whole, cut)
+    ]
+    assert merges[0] == []
+    assert merges[1]
+
+
 def test_names_follow_from_what_is_computed():
     a = normal((4, 12, 6))
     for chunks in ((2, 12, 6), (2, 5, 4)):
