@@ -58,10 +58,18 @@ def keep_freed_memory() -> None:
     or 2.3 ms at 2.6 MB, all of a process's calls alike, for its temporaries came from the kernel, page by
     page, in every call or in none. Peers are compared at their best.
     """
+    set_thresholds(LARGEST_OF_HEAP, 2**31 - 1)
+
+
+def set_thresholds(mapped: int, trimmed: int) -> None:
+    """Tell glibc from what size on memory is the system's own, and what may stay free at an arena's end.
+
+    Other C libraries are left alone.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_OF_HEAP)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, mapped)
+        mallopt(M_TRIM_THRESHOLD, trimmed)
 
 
 def _status(field: str) -> int:

@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from nbfagg.bench.memory import set_thresholds
+
 # What may come on top of what is held after the time to warm up.
 ALLOWED = 5.0
 
@@ -21,8 +23,8 @@ def resident() -> float | None:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-# Of glibc's mallopt: from what size on memory is the system's own, and what may stay free at an arena's end.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _BYTES = -1, -3, 128 * 1024
+# What may stay free, and from what size on memory is the system's own.
+_BYTES = 128 * 1024
 
 
 def give_back() -> None:
@@ -31,10 +33,7 @@ def give_back() -> None:
     By itself it raises its thresholds as it goes: 64 MiB may then stay at the end of each thread's arena,
     however little is in use (seen: 51 MiB in use, 150 MiB kept). What grows here is what is used.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _BYTES)
+    set_thresholds(_BYTES, _BYTES)
 
 
 def settle() -> None:
