@@ -33,4 +33,4 @@ def _is_on_gpu(a: Any) -> bool:
 
 def by_name(name: str) -> Any:
     """Give the module that has a framework's `fagg` and its kin."""
-    return importlib.import_module(f"nbfagg.{name}")
+    return importlib.import_module("nbfagg.cuda.functions" if name == "cupy" else f"nbfagg.{name}")

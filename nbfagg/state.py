@@ -40,7 +40,7 @@ class State:
     scale : float
         What multiplies the logits.
     framework : str
-        Whose arrays `finalize` and `lse` give: "numpy" or "torch".
+        Whose arrays `finalize` and `lse` give: "numpy", "torch" or "cupy".
 
     See Also
     --------
@@ -90,8 +90,8 @@ class State:
         Parameters
         ----------
         a : array_like
-            Logits, as `nbfagg.fagg` takes them. A tensor that requires grad is
-            refused: no gradient passes through a state.
+            Logits, as `nbfagg.fagg` takes them; on a GPU, a CuPy array. A tensor
+            that requires grad is refused: no gradient passes through a state.
         batch_axis, keep_axis, where, lengths, scale, workers
             As in `nbfagg.fagg`; mask and lengths are those of the chunk.
 
@@ -257,7 +257,7 @@ class State:
 
         Returns
         -------
-        numpy.ndarray or torch.Tensor
+        numpy.ndarray, torch.Tensor or cupy.ndarray
             Of the state's shape and dtype: that of `nbfagg.fagg` within the last
             bits, for sums were taken in another order.
 

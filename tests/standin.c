@@ -46,6 +46,7 @@ Result cuMemAlloc_v2(uint64_t *p, size_t n) {
 Result cuMemFree_v2(uint64_t p) { live--; free((void *)p); return 0; }
 Result cuMemcpyHtoD_v2(uint64_t d, const void *s, size_t n) { memcpy((void *)d, s, n); return 0; }
 Result cuMemcpyDtoH_v2(void *d, uint64_t s, size_t n) { memcpy(d, (void *)s, n); return 0; }
+Result cuStreamSynchronize(uint64_t s) { FAIL("cuStreamSynchronize"); return 0; }
 Result cuMemsetD8Async(uint64_t p, unsigned char v, size_t n, uint64_t s) { memset((void *)p, v, n); return 0; }
 Result cuPointerGetAttribute(int *v, int a, uint64_t p) { FAIL("cuPointerGetAttribute"); *v = 0; return 0; }
 Result cuGetErrorName(int e, const char **s) { *s = e == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_SOMETHING"; return 0; }

@@ -303,7 +303,7 @@ BAD = [
         ValueError,
         r"grad has shape \(3, 4, 8\)",
     ),
-    (lambda x: nbfagg.State.of(Array(x)), NotImplementedError, r"State\.of takes no arrays"),
+    (lambda x: nbfagg.State.of(Array(x)), NotImplementedError, r"State\.of takes CuPy"),
 ]
 
 

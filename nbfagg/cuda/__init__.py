@@ -35,5 +35,6 @@ Not shown, for want of a GPU:
 * the hardware's 2**x in half precision (its documented bound, 2**-22, was used), rounding of bfloat16 by
   instructions, reads of 16 bytes at the very end of an allocation;
 * CUDA graphs, several GPUs, other streams, autocast with PyTorch; CuPy's and Numba's own arrays (an array
-  with the interface alone was tried); the Triton peer of the benchmark; arrays of more than 2**31 numbers.
+  with the interface alone was tried, and in Dask's chunks a small stand-in for CuPy); the Triton peer of the
+  benchmark; arrays of more than 2**31 numbers.
 """

@@ -111,10 +111,12 @@ class DeviceArray:
         return made
 
     def to_host(self) -> np.ndarray[Any, Any]:
-        """Copy to a NumPy array, once the default stream has come so far; it lies in one piece."""
+        """Copy to a NumPy array, once its stream has come so far; it lies in one piece."""
         if self.strides != c_strides(self.shape, self.dtype.itemsize):
             raise NotImplementedError("nbfagg: to_host of an array that does not lie in one piece")
         made = np.empty(self.shape, self.dtype)
+        # The copy itself waits for the default stream alone.
+        self._copy("cuStreamSynchronize", self._stream)
         self._copy("cuMemcpyDtoH_v2", made.ctypes.data, self._address, made.nbytes)
         return made
 

@@ -41,6 +41,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuMemFree_v2": (ctypes.c_uint64,),
     "cuMemcpyHtoD_v2": (ctypes.c_uint64, _ADDRESS, _SIZE),
     "cuMemcpyDtoH_v2": (_ADDRESS, ctypes.c_uint64, _SIZE),
+    "cuStreamSynchronize": (_ADDRESS,),
     "cuMemsetD8Async": (ctypes.c_uint64, ctypes.c_ubyte, _SIZE, _ADDRESS),
     "cuPointerGetAttribute": (_ADDRESS, _INT, ctypes.c_uint64),
     "cuGetErrorName": (_INT, _ADDRESS),

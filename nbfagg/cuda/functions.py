@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import functools
+import sys
+from importlib import import_module
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nbfagg import inputs
-from nbfagg.cuda import launch, plan
-from nbfagg.cuda.arrays import LIBRARIES, View, empty_like, in_one_piece, turned, view_of
+from nbfagg.cuda import launch, plan, states
+from nbfagg.cuda.arrays import (
+    LIBRARIES,
+    DeviceArray,
+    View,
+    empty_like,
+    in_one_piece,
+    turned,
+    view_of,
+)
 from nbfagg.cuda.kinds import Kind, kind_of
 from nbfagg.cuda.plan import Plan
 from nbfagg.plan.axes import c_strides
+from nbfagg.state import State
 
 _KNOWN = "float16, bfloat16, float32, float64, an integer or a boolean"
 
@@ -21,12 +33,14 @@ _KNOWN = "float16, bfloat16, float32, float64, an integer or a boolean"
 def _plan_for(
     storage: str, widened: bool, shape: tuple[int, ...], strides: tuple[int, ...], aligned: bool,
     batch_axis: Any, keep_axis: Any, log: bool, mask: tuple[int, ...] | None, limited: bool,
-    out: tuple[int, ...] | None,
+    out: tuple[int, ...] | None, states: bool = False,
 ) -> Plan:  # fmt: skip
     """Check the axes and plan the walk."""
     batch, keep = inputs.as_axes(shape, batch_axis, keep_axis, limited)
     kind = _kind(storage, widened, strides)
-    return plan.make_plan(kind, shape, strides, aligned, batch, keep, log, mask, limited, out=out)
+    return plan.make_plan(
+        kind, shape, strides, aligned, batch, keep, log, mask, limited, out=out, states=states
+    )
 
 
 def _kind(storage: str, widened: bool, strides: tuple[int, ...]) -> Kind:
@@ -344,9 +358,52 @@ def fagg_packed_vjp(
     return result
 
 
-def state_of(a: Any, **keywords: Any) -> Any:
-    """Refuse: states are kept on the host."""
-    raise NotImplementedError(
-        "nbfagg: a is on a GPU, where State.of takes no arrays; want fagg of all logits, or a copy "
-        "on the host"
-    )
+def state_of(
+    a: Any,
+    *,
+    batch_axis: Any = 0,
+    keep_axis: Any = 1,
+    where: Any = None,
+    lengths: Any = None,
+    scale: float = 1.0,
+    workers: int | None = None,
+) -> State:
+    """Take in a chunk of a CuPy array's logits, see `nbfagg.State.of`.
+
+    Cells are kept on the host: this waits for the stream. What `finalize` gives is CuPy's again.
+    """
+    cupy = sys.modules.get("cupy")
+    if cupy is None or not isinstance(a, cupy.ndarray):
+        raise NotImplementedError(
+            f"nbfagg: a is a {type(a).__name__} on a GPU, where State.of takes CuPy's arrays; want one of "
+            "those, fagg of all logits, or a copy on the host"
+        )
+    view = view_of("a", a)
+    scale, widened = _checked(view, scale)
+    batch_axis = inputs.hashable_axes("batch_axis", batch_axis, view.shape)
+    keep_axis = inputs.hashable_axes("keep_axis", keep_axis, view.shape)
+    inputs.as_workers(workers)
+    addresses = {"a": view.address}
+    mask = None
+    if where is not None:
+        addresses["mask"], mask = _mask(where, view)
+    found = _plan_for(
+        view.storage, widened, view.shape, view.strides, view.address % 16 == 0, batch_axis, keep_axis, False,
+        mask, lengths is not None, None, True,
+    )  # fmt: skip
+    if lengths is not None:
+        addresses["limits"] = _integers("lengths", lengths, view, (found.rows,)).address
+    # Its own, for another call may use the stream's workspace before this one is read.
+    work = DeviceArray((found.space,), "f8" if found.kind.wide else "f4", view.device, view.stream)
+    addresses["work"] = work.view.address
+    launch.run(found, view.device, view.stream, scale, addresses, False)
+    cells = states.cells_of(found, scale, work.to_host())
+    batch = tuple(found.layout.index(i) for i in range(len(found.batch_shape)))
+    cells = cells.reshape(*found.sizes, 3).transpose(*found.layout, len(found.layout))
+    kind, dtype = np.dtype(found.kind.real), np.dtype(found.kind.result)
+    return State(np.ascontiguousarray(cells), batch, dtype, kind, scale, "cupy")
+
+
+def to_tensor(array: npt.NDArray[Any]) -> Any:
+    """Copy an array to the current GPU, as CuPy's."""
+    return import_module("cupy").asarray(array)

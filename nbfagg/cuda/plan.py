@@ -151,20 +151,23 @@ def _row_steps(
     terms: int,
     limits: Limits,
     aligned: bool,
-    packed: bool,
+    apart: bool,
     head: list[int],
 ) -> tuple[tuple[Step, ...], int]:
-    """Decide for tokens that lie in one piece; fill the head of the geometry."""
+    """Decide for tokens that lie in one piece; fill the head of the geometry.
+
+    `apart`: each token's state is wanted, whatever row it belongs to, and nothing is finished.
+    """
     block = limits.block
     row_terms = tokens * terms
-    chunk, splits = _split(tokens, terms, limits, packed)
+    chunk, splits = _split(tokens, terms, limits, apart)
     cells = tokens * splits
     lanes = lanes_for(chunk, kind.vector, min(32, block))
     teams = block // lanes
     head[geometry.SPLITS], head[geometry.CHUNK], head[geometry.CELLS] = splits, chunk, cells
     head[geometry.LANES] = lanes
     name = "rows" if aligned else "rows_unaligned"
-    if row_terms <= limits.whole_row and cells <= limits.block_cells and not packed:
+    if row_terms <= limits.whole_row and cells <= limits.block_cells and not apart:
         most = min(limits.block_cells // cells, block, max(1, limits.block_terms // row_terms))
         block_rows = power_below(most)
         head[geometry.BLOCK_ROWS] = block_rows
@@ -177,11 +180,11 @@ def _row_steps(
     head[geometry.ROOM] = block_cells
     head[geometry.SUMS] = rows * cells
     head[geometry.PARTS] = 2 * rows * cells
-    last = tokens <= limits.last_tokens and cells <= limits.last_cells and not packed
+    last = tokens <= limits.last_tokens and cells <= limits.last_cells and not apart
     head[geometry.LAST] = int(last)
     space = 2 * rows * cells + 3 * rows * row_blocks
     first = Step(name, rows * row_blocks, 2 * block_cells)
-    if last or packed:
+    if last or apart:
         return (first,), space
     return (first, _weights_step(rows, tokens, limits, head)), space
 
@@ -267,9 +270,9 @@ def _weights_step(rows: int, tokens: int, limits: Limits, head: list[int]) -> St
     return Step("weights", rows * -(-tokens // head[geometry.PIECE_TOKENS]), 0)
 
 
-def _split(tokens: int, terms: int, limits: Limits, packed: bool) -> tuple[int, int]:
+def _split(tokens: int, terms: int, limits: Limits, apart: bool) -> tuple[int, int]:
     """Give the terms of a cell, and the cells of a token; a packed row's length is not known."""
-    row_terms = terms * (1 if packed else tokens)
+    row_terms = terms * (1 if apart else tokens)
     if row_terms <= limits.whole_row or terms <= limits.chunk:
         return terms, 1
     chunk = max(limits.chunk, 1 << (row_terms // limits.row_cells).bit_length())
@@ -278,7 +281,7 @@ def _split(tokens: int, terms: int, limits: Limits, packed: bool) -> tuple[int, 
 
 def _walk_steps(
     rows: int, tokens: int, terms: int, axes: list[Axis], step: dict[int, int], kind: Kind, masked: bool,
-    packed: bool, limits: Limits, head: list[int],
+    apart: bool, limits: Limits, head: list[int],
 ) -> tuple[tuple[Step, ...], int]:  # fmt: skip
     """Decide for any strides; fill the geometry."""
     cell_axes = [axis for axis in reversed(axes) if axis.role != "k"]
@@ -306,7 +309,7 @@ def _walk_steps(
     most = max(1, block // 32) if across else 32
     lanes = min(most, power_below(max(1, terms // (16 if across else 4))))
     teams = block // lanes
-    chunk, splits = _split(tokens, terms, limits, packed)
+    chunk, splits = _split(tokens, terms, limits, apart)
     cells = tokens * splits
     head[geometry.SPLITS], head[geometry.CHUNK], head[geometry.CELLS] = splits, chunk, cells
     head[geometry.LANES], head[geometry.ACROSS] = lanes, int(across)
@@ -378,6 +381,7 @@ def make_plan(
     packed_rows: int = -1,
     out: tuple[int, ...] | None = None,
     limits: Limits | None = None,
+    states: bool = False,
 ) -> Plan:
     """Plan the walk over an array.
 
@@ -385,8 +389,10 @@ def make_plan(
 
     `mask` and `out` are the strides of a mask and a gradient, `limited` says that rows have lengths,
     `packed_rows` that there are so many packed ones: batch and kept axes are then () and (0,).
+    `states`: no more than the states of all cells is wanted, in the workspace.
     """
     packed = packed_rows >= 0
+    apart = packed or states
     limits = limits or STANDARD
     both = batch + keep
     axes, begin = axes_of(shape, strides, batch, keep, mask, out)
@@ -413,18 +419,18 @@ def make_plan(
             lines = lines and begin[2] % 16 == 0 and not (batches and batches[0].out % 16)
         if out is not None and terms * item < limits.short:
             steps = _short_gradient_step(kind, rows, tokens, terms, limits, lines, head)
-        elif out is None and not packed and terms * item < limits.short:
+        elif out is None and not apart and terms * item < limits.short:
             steps = _short_steps(kind, rows, tokens, terms, limits, lines, head)
             if not steps and terms * item <= limits.again:
                 steps, space = _piece_steps(kind, rows, tokens, terms, limits, lines, head)
         if not steps:
             vectors = lines and terms * item % 16 == 0
-            steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, packed, head)
+            steps, space = _row_steps(kind, rows, tokens, terms, limits, vectors, apart, head)
     elif rows and tokens:
         order = [*both]
         step = {axis: math.prod(shape[i] for i in order[n + 1 :]) for n, axis in enumerate(order)}
         steps, space = _walk_steps(
-            rows, tokens, terms, axes, step, kind, mask is not None, packed, limits, head
+            rows, tokens, terms, axes, step, kind, mask is not None, apart, limits, head
         )
     head[geometry.ALL_TOKENS] = tokens
     if out is not None:
@@ -432,7 +438,7 @@ def make_plan(
         steps, space = _gradient_steps(rows, tokens, packed_rows, out_row, steps, space, limits, head)
     elif packed:
         steps = (*steps, Step("packed", packed_rows, 0))
-    elif rows and (not steps or steps[0].kernel.startswith("walk")):
+    elif not states and rows and (not steps or steps[0].kernel.startswith("walk")):
         more, further = _finish_steps(rows, tokens, limits, head)
         steps, space = steps + more, space + further
     head[geometry.BEGIN], head[geometry.MASK_BEGIN], head[geometry.OUT_BEGIN] = (

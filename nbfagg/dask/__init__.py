@@ -33,6 +33,10 @@ The longest chain of tasks is, for split_every = s (4 by default), ::
 as a cell or a total. So on P workers the time is about (time of one read of B L K / P logits) + (log_s k) *
 (C B L / b l bytes to move) + (log_s l) * (latency + C B / b bytes to move).
 
+Chunks of CuPy's arrays stay on their GPU, where logits are read and gradients are written. Their states come
+to the host, 24 bytes a token, and of gradients what is of the result's size comes and goes; nothing where
+batch axes alone are cut. A worker's results are on the GPU that is current in it.
+
 A gradient moves one number a row (16 bytes, with what it lost) up and down where the kept axis is cut, and
 the states as above where summed ones are.
 """

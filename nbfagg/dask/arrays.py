@@ -9,6 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
+from dask.utils import is_cupy_type
 
 from nbfagg import inputs
 
@@ -31,6 +32,11 @@ class Call:
     def result(self) -> tuple[int, ...]:
         """The axes of the result."""
         return tuple(sorted(self.batch + self.keep))
+
+    @property
+    def given(self) -> np.dtype[Any]:
+        """That in which a gradient's kernel gets what comes with the logits."""
+        return given_dtype(self.a, self.dtype, self.kind)
 
     @property
     def lse_dtype(self) -> np.dtype[Any]:
@@ -69,12 +75,12 @@ def checked(
         where = as_mask(where, a, like)
     if lengths is not None:
         if not isinstance(lengths, da.Array):
-            lengths = inputs.as_lengths(lengths, a.shape, batch, keep)
+            lengths = inputs.as_lengths(on_host(lengths), a.shape, batch, keep)
         else:
             _check_known("lengths", lengths)
             # Their values are looked at chunk by chunk.
             inputs.as_lengths(np.zeros(lengths.shape, lengths.dtype), a.shape, batch, keep)
-        lengths = cut_like("lengths", lengths, a, batch)
+        lengths = _cut(lengths, tuple(a.chunks[axis] for axis in batch))
     return Call(a, batch, keep, summed, options, dtype, kind, where, lengths)
 
 
@@ -95,6 +101,22 @@ def _check_known(name: str, array: Any) -> None:
             f"nbfagg: {name} is a Dask array of shape {array.shape}, with chunks of unknown size; want known "
             f"ones ({name}.compute_chunk_sizes() finds them out)"
         )
+
+
+def _check_place(name: str, array: Any, a: Any) -> None:
+    """Refuse an array of the logits' size, or the result's, on the host beside logits on a GPU."""
+    there, here = is_cupy_type(a._meta), is_cupy_type(getattr(array, "_meta", array))
+    if there != here:
+        places = "the host", "a GPU"
+        raise TypeError(
+            f"nbfagg: {name} is on {places[here]}, a of shape {a.shape} on {places[there]}; want both on the "
+            "same side (nothing of that size is moved)"
+        )
+
+
+def on_host(array: Any) -> Any:
+    """Give what may be CuPy's as NumPy's, a copy."""
+    return array.get() if is_cupy_type(array) else array
 
 
 def check_no_out(out: Any) -> None:
@@ -122,6 +144,11 @@ def dtypes_of(a: Any, widened: bool) -> tuple[np.dtype[Any], np.dtype[Any]]:
     return plan.dtype, plan.kind
 
 
+def given_dtype(a: Any, dtype: np.dtype[Any], kind: np.dtype[Any]) -> np.dtype[Any]:
+    """Give the arithmetic's dtype; on a GPU, whose kernels convert nothing, the result's."""
+    return dtype if is_cupy_type(a._meta) else kind
+
+
 def lse_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Give the dtype of the log-sum-exp, by that of the result."""
     return dtype if dtype.itemsize > 2 else np.dtype(np.float32)
@@ -129,7 +156,8 @@ def lse_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def as_mask(where: Any, a: Any, like: npt.NDArray[Any]) -> Any:
     """Give a mask as a Dask array that is cut like the logits, where it tells them apart."""
-    if isinstance(where, da.Array):
+    _check_place("where", where, a)
+    if isinstance(where, da.Array) or is_cupy_type(where):
         _check_known("where", where)
         inputs.as_mask(np.broadcast_to(np.zeros((), where.dtype), where.shape), like.shape)
     else:
@@ -144,18 +172,19 @@ def as_mask(where: Any, a: Any, like: npt.NDArray[Any]) -> Any:
 
 def cut_like(name: str, array: Any, a: Any, axes: tuple[int, ...]) -> Any:
     """Give an array over some of the axes of `a` as a Dask array, cut like those."""
+    _check_place(name, array, a)
     array = _given(name, array, tuple(a.shape[axis] for axis in axes), a)
     return _cut(array, tuple(a.chunks[axis] for axis in axes))
 
 
 def in_one_piece(name: str, array: Any, shape: tuple[int, ...], a: Any) -> Any:
-    """Give a small array as a Dask array of one chunk."""
+    """Give a small array as a Dask array of one chunk; tasks take it to where they need it."""
     return _cut(_given(name, array, shape, a), tuple((size,) for size in shape))
 
 
 def _given(name: str, array: Any, shape: tuple[int, ...], a: Any) -> Any:
     """Check what came with the logits; the values of Dask arrays are not looked at."""
-    if not isinstance(array, da.Array):
+    if not isinstance(array, da.Array) and not is_cupy_type(array):
         return inputs.as_given(name, array, shape, a)
     _check_known(name, array)
     inputs.as_given(name, np.broadcast_to(np.zeros((), array.dtype), array.shape), shape, a)

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from dask.utils import is_cupy_type
 
 import nbfagg
 from nbfagg import State, inputs
+from nbfagg.dask.arrays import on_host
 
 
 def alone(block: Any) -> Any:
@@ -20,9 +22,26 @@ def alone(block: Any) -> Any:
     return block
 
 
+def beside(a: Any, array: Any) -> Any:
+    """Give an array as of the library of a chunk's logits, on their GPU if they are on one."""
+    if not is_cupy_type(a):
+        return array
+    with a.device:
+        return np.asarray(np.asarray(array, order="C"), like=a)
+
+
 def whole(a: Any, where: Any, lengths: Any, **options: Any) -> Any:
     """Aggregate a chunk that holds whole batch rows."""
-    return nbfagg.fagg(alone(a), where=alone(where), lengths=alone(lengths), **options)
+    a = alone(a)
+    return nbfagg.fagg(a, where=alone(where), lengths=whole_lengths(a, lengths, options), **options)
+
+
+def whole_lengths(a: Any, lengths: Any, options: dict[str, Any]) -> Any:
+    """Give the lengths of a chunk of whole rows beside it."""
+    if lengths is None:
+        return None
+    axes = options["batch_axis"], options["keep_axis"]
+    return beside(a, inputs.as_lengths(on_host(alone(lengths)), a.shape, *axes))
 
 
 def state_of(a: Any, where: Any, lengths: Any, start: Any, *, tokens: int, **options: Any) -> State:
@@ -35,8 +54,8 @@ def state_of(a: Any, where: Any, lengths: Any, start: Any, *, tokens: int, **opt
 
 def lengths_here(a: Any, lengths: Any, start: Any, tokens: int, keep: tuple[int, ...]) -> Any:
     """Give how many tokens of a chunk each row's length leaves; rows have `tokens` in all."""
-    lengths = inputs.as_lengths(lengths, (len(lengths), tokens), 0, 1)
-    return inputs.lengths_here(lengths, int(start[0]), a.shape[keep[0]])
+    lengths = inputs.as_lengths(on_host(lengths), (len(lengths), tokens), 0, 1)
+    return beside(a, inputs.lengths_here(lengths, int(start[0]), a.shape[keep[0]]))
 
 
 def itself(block: Any, axis: Any, keepdims: Any) -> Any:

@@ -194,7 +194,7 @@ def fagg_vjp(
         *(*with_axes(states, axes_of(a)), *with_axes(tokens, call.result)),
         **call.options,
         tokens_in_all=_tokens_in_all(call),
-        kind=call.kind,
+        kind=call.given,
         **keywords,
     )
 

@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from dask.utils import is_cupy_type
 
 import nbfagg
-from nbfagg.dask.chunks import alone, cell_by_cell, lengths_here
+from nbfagg.dask.arrays import lse_dtype, on_host
+from nbfagg.dask.chunks import alone, beside, cell_by_cell, lengths_here, whole_lengths
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,7 +32,7 @@ def whole(
     a: Any, where: Any, lengths: Any, grad: Any, alpha: Any, lse: Any, of_lse: Any, **options: Any
 ) -> Any:
     """Give the gradient of a chunk that holds whole batch rows."""
-    grad, alpha = alone(grad), alone(alpha)
+    grad, alpha, lengths = alone(grad), alone(alpha), whole_lengths(a, lengths, options)
     pair = (grad, of_lse) if of_lse is not None else grad
     return nbfagg.fagg_vjp(
         *(pair, a, alpha, lse), where=where, lengths=lengths, return_lse=of_lse is not None, **options
@@ -73,13 +75,16 @@ def part(
     grad, weights = (rows.flat(array) for array in counted(grad, alpha, log))
     dot = dot[0] + dot[1]
     if of_lse is not None:
-        dot = dot - np.asarray(of_lse, np.float64)
+        dot = dot - np.asarray(on_host(of_lse), np.float64)
     held = None
     if state is not None:
         held = rows.flat(cell_by_cell(state).weights(log, cell_by_cell(tokens)))
     grad, weights, difference = localised(grad, weights, held, dot.reshape(-1), rows.offsets, log, kind)
+    grad, weights, difference = beside_logits(
+        a, kind, rows.unflat(grad), rows.unflat(weights), difference.reshape(rows.shape)
+    )
     return nbfagg.fagg_vjp(
-        *((rows.unflat(grad), difference.reshape(rows.shape)), a, rows.unflat(weights), lse),
+        *((grad, difference), a, weights, lse),
         where=where,
         lengths=lengths,
         batch_axis=batch_axis,
@@ -88,6 +93,16 @@ def part(
         return_lse=True,
         **options,
     )
+
+
+def beside_logits(
+    a: Any, kind: np.dtype[Any], grad: Floats, weights: Floats, difference: Floats
+) -> tuple[Any, Any, Any]:
+    """Give what `localised` gave as a kernel takes it: on a GPU, with numbers of the result's types."""
+    if not is_cupy_type(a):
+        return grad, weights, difference
+    given = grad.astype(kind), weights.astype(kind), difference.astype(lse_dtype(kind))
+    return beside(a, given[0]), beside(a, given[1]), beside(a, given[2])
 
 
 class _Rows:
@@ -121,7 +136,7 @@ def localised(
     """Give gradient and weights (or their logarithms) of a chunk's own rows, and a gradient of their lse.
 
     `held` is how much of each token (or its logarithm) the chunk holds, None for all; `dot` belongs to whole
-    rows. What the kernel takes in is rounded here, so that its own dots are these.
+    rows. What the kernel takes in is rounded here, to `kind`, so that its own dots are these.
     """
     if log:
         with np.errstate(under="ignore", invalid="ignore"):
@@ -142,7 +157,7 @@ def localised(
 
 def counted(grad: Any, alpha: Any, log: bool) -> tuple[Floats, Floats]:
     """Give gradient and weights, or logarithms, as float64; of an empty token no gradient counts."""
-    grad, alpha = (np.asarray(array).astype(np.float64) for array in (grad, alpha))
+    grad, alpha = (np.asarray(on_host(array)).astype(np.float64) for array in (grad, alpha))
     if not log:
         if (alpha < 0.0).any():
             raise ValueError("nbfagg: alpha holds negative numbers; want weights, or log=True")

@@ -23,13 +23,16 @@ from nbfagg.dask.arrays import (
     check_no_out,
     cut_like,
     dtypes_of,
+    given_dtype,
     in_one_piece,
     lse_dtype,
     meta_of,
+    on_host,
     share,
 )
+from nbfagg.dask.chunks import beside
 from nbfagg.dask.functions import axes_of, reduced, with_axes
-from nbfagg.dask.gradients import counted, localised, row_dots
+from nbfagg.dask.gradients import beside_logits, counted, localised, row_dots
 from nbfagg.plan import law_of
 from nbfagg.state import flat
 
@@ -198,7 +201,7 @@ def fagg_packed_vjp(
         *(*with_axes(states, axes_of(a)), *with_axes(tokens, (0,))),
         **options,
         log=log,
-        kind=dtypes_of(a, inputs.as_scale(scale, a.dtype)[1])[1],
+        kind=given_dtype(a, *dtypes_of(a, inputs.as_scale(scale, a.dtype)[1])),
         align_arrays=False,
         dtype=dtype,
         meta=meta_of(a, dtype, a.ndim),
@@ -233,7 +236,8 @@ def _is_cut(a: Any, sizes: list[Rows]) -> bool:
 
 def _whole(a: Any, rows: Any, **options: Any) -> Any:
     """Aggregate a chunk of whole rows."""
-    return nbfagg.fagg_packed(chunks.alone(a), rows.item().offsets, **options)
+    a = chunks.alone(a)
+    return nbfagg.fagg_packed(a, beside(a, rows.item().offsets), **options)
 
 
 def _taken(pair: Any, *, number: int) -> Any:
@@ -359,13 +363,15 @@ def _gradient(
     for i in one.cut:
         dot[i] = dots[one.first + i]
     if of_lse is not None:
-        dot -= np.asarray(chunks.alone(of_lse))[here]
+        dot -= np.asarray(on_host(chunks.alone(of_lse)))[here]
     held = None
     if state is not None:
         held = chunks.cell_by_cell(state).weights(log, chunks.cell_by_cell(tokens))
-    grad, alpha, difference = localised(grad, alpha, held, dot, one.offsets, log, kind)
+    found = localised(grad, alpha, held, dot, one.offsets, log, kind)
+    grad, alpha, difference = beside_logits(a, kind, *found)
+    lse = beside(a, np.asarray(on_host(chunks.alone(lse)))[here])
     return nbfagg.fagg_packed_vjp(
-        *((grad, difference), a, one.offsets, alpha, np.asarray(chunks.alone(lse))[here]),
+        *((grad, difference), a, beside(a, one.offsets), alpha, lse),
         log=log,
         return_lse=True,
         **options,
