@@ -127,7 +127,7 @@ def test_what_is_on_the_host_is_refused(monkeypatch):
         nbfagg.fagg(a, where=a > 0)
     with pytest.raises(TypeError, match="lengths is a list on the host"):
         nbfagg.fagg(a, lengths=[1, 2, 3])
-    with pytest.raises(NotImplementedError, match=r"State\.of takes no arrays"):
+    with pytest.raises(NotImplementedError, match=r"State\.of takes CuPy"):
         nbfagg.State.of(a)
 
 
