@@ -22,7 +22,7 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core import serialize
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 
 
 @functools.cache
