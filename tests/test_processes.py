@@ -55,6 +55,9 @@ for number in range(6):
         os._exit(code)
     children.append(child)
 print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+# For what looks at it in the end: Python 3.12 starts no thread then, to see if there are any to be had.
+from nbfagg.cpu import team
+team.layer()
 """
 
 # A fork while other threads are in the middle of calls.
