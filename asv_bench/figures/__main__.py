@@ -19,7 +19,7 @@ FIGURES = {
     "gradient": "the gradient, against a copy and against autograd, and its errors",
     "torch_training": "forward and backward on tensors, against PyTorch's own forms",
     "dask": "Dask's threads against a plain call, and the time that a graph takes",
-    "run": "nbfagg run against cat, and its resident memory (8 GiB in the folder for temporary files)",
+    "run": "nbfagg run against cat (up to 1.25 times the memory in the folder for temporary files)",
     "memory": "extra memory of a call beyond its result",
     "neighbour": "a call while another program has one of two cores",
     "processors": "one thread with the instructions of older processors, in cache",
