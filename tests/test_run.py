@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +69,26 @@ def apart(one, other, log=False):
 # --- values ---------------------------------------------------------------------------
 
 AXES = [(0, 1), (1, 0), ((0, 3), 2), ((), (1, 2)), (3, 0), ((1, 2), ()), (2, (3, 0)), ((), ())]
+
+
+class Late(Future):
+    """A tile that comes between the end of a wait for it and the look whether it has."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error
+
+    def result(self, timeout=None):
+        if not self.done():
+            self.set_exception(self.error) if self.error else self.set_result("a tile")
+            raise TimeoutError
+        return super().result(timeout)
+
+
+def test_a_tile_that_comes_at_the_end_of_a_wait():
+    assert stream._result(Late(), lambda: None) == "a tile"
+    with pytest.raises(TimeoutError, match="the disk"):
+        stream._result(Late(TimeoutError("the disk")), lambda: None)
 
 
 @pytest.mark.parametrize("nbytes", [1000, 4000, 20_000, 10**9])

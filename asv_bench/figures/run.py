@@ -139,7 +139,7 @@ def render(found: dict[str, Any]) -> str:
     ]
     line = (
         f"A file of {shape(found['shape'])}, {found['bytes'] / 2**30:.1f} GiB; `--memory` is a third of "
-        f"that, and resident memory may be {GOAL_MIB} MiB more. Of each run {found['start']:.1f} s are what a "
-        "file of one row takes: Python's and Numba's start."
+        f"that, and resident memory may be {GOAL_MIB} MiB more. Of each run {found['start']:.1f} s are the "
+        "start of Python and Numba, which is what a file of one row takes."
     )
     return "\n\n".join([table(head, rows), line, caption(found, "numba", "numpy")])

@@ -283,5 +283,6 @@ def _result(tile: Future[Any], look: Callable[[], None]) -> Any:
             return tile.result(LOOK_SECONDS)
         except TimeoutError:
             if tile.done():
-                raise
+                # Its own error; or it has come meanwhile.
+                return tile.result()
             look()
