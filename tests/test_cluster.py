@@ -29,7 +29,7 @@ def cluster():
     with (
         dask.config.set({"distributed.admin.tick.limit": "60s"}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, silence_logs=50
+            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0", silence_logs=50
         ) as started,
     ):
         yield started

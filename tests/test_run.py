@@ -6,7 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from helpers import environment
 
 import nbfagg
 from nbfagg import cli, reference
-from nbfagg.run import checkpoint, progress, sources, stream, targets, tiles
+from nbfagg.run import checkpoint, finish, progress, sources, stream, targets, tiles
 from nbfagg.run.refusal import Refused
 
 MIB = 2**20
@@ -69,6 +69,23 @@ def apart(one, other, log=False):
 # --- values ---------------------------------------------------------------------------
 
 AXES = [(0, 1), (1, 0), ((0, 3), 2), ((), (1, 2)), (3, 0), ((1, 2), ()), (2, (3, 0)), ((), ())]
+
+
+@pytest.mark.parametrize("batch", [0, 1, (0, 2), (1, 2), (), (0, 1, 2)])
+@pytest.mark.parametrize("log", [False, True])
+def test_a_region_is_finished_in_parts(batch, log):
+    a = logits((40, 9, 3, 5))
+    batch = (batch,) if isinstance(batch, int) else batch
+    keep = tuple(axis for axis in (0, 1, 2) if axis not in batch)
+    state = nbfagg.State.of(a, batch_axis=batch, keep_axis=keep)
+    found = []
+    for threads in (1, 3):
+        with ThreadPoolExecutor(threads) as pool:
+            found += [finish.weights(state, None, log, pool), finish.weights(state, state.total(), log, pool)]
+    # Threads change no bit; where totals are those of parts, they are merged in another order.
+    np.testing.assert_array_equal(found[:2], found[2:])
+    assert apart(found[0], state.finalize(log), log) <= 1
+    np.testing.assert_array_equal(found[1], state.finalize(log))
 
 
 class Late(Future):

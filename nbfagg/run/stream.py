@@ -14,7 +14,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
@@ -26,6 +26,7 @@ import nbfagg
 from nbfagg import State, inputs
 from nbfagg.plan import BRAIN
 from nbfagg.run.checkpoint import Arrays, Checkpoint
+from nbfagg.run.finish import weights
 from nbfagg.run.progress import Advance
 from nbfagg.run.sources import Index, Source
 from nbfagg.run.targets import Target, bytes_of, write_at
@@ -126,6 +127,7 @@ class Run:
         self.spilled = int(arrays["spilled"]) if "spilled" in arrays else 0
         self.loaded = int(arrays["loaded"]) if "loaded" in arrays else 0
         self._cells = -1
+        self._pool: Executor
         if job.layout.spilled:
             self._cells = os.open(cells_path, os.O_CREAT | os.O_RDWR, 0o666)
         like = np.empty((0,) * len(job.layout.shape), job.source.dtype)
@@ -134,7 +136,7 @@ class Run:
     def go(self, threads: int, advance: Advance, look: Callable[[], None]) -> None:
         """Do every step that is left; save how far it came before an error is raised."""
         steps = itertools.islice(self.job.layout.steps(), self.position, None)
-        pool = ThreadPoolExecutor(threads, "nbfagg-tile")
+        pool = self._pool = ThreadPoolExecutor(threads, "nbfagg-tile")
         waiting: deque[tuple[Step, Future[Any] | None]] = deque()
         try:
             # One more than there are threads, lest they wait for what is done here.
@@ -199,27 +201,30 @@ class Run:
             self._load(step.index)
         elif step.kind == "finish":
             state = self._state(self._gathered(step.index))
-            total = state.total() if self.totals is None else self._total(self.totals)
-            self.target.write(step.index, stored(state.finalize(self.job.log, total)))
+            total = None if self.totals is None else self._total(self.totals)
+            self.target.write(step.index, stored(weights(state, total, self.job.log, self._pool)))
             self.region = None
         else:
             self.totals, self.spilled, self.loaded = None, 0, 0
 
     def _gathered(self, region: Index) -> npt.NDArray[np.float64]:
-        """Give the region's cells, at first those of nothing."""
+        """Give the region's cells, at first those of nothing where tiles are merged into them."""
         if self.region is None:
             self.region = np.empty((*(part.stop - part.start for part in region), 3))
-            self.region[...] = -math.inf, 0.0, 0.0
+            if not self.job.layout.whole_tokens:
+                self.region[...] = -math.inf, 0.0, 0.0
         return self.region
 
     def _merge(self, step: Step, state: State) -> None:
-        """Merge a tile's state into the region's."""
+        """Merge a tile's state into the region's, or put it there if it has all terms of its tokens."""
         cells = self._gathered(step.region)
         place = tuple(
             slice(step.index[axis].start - part.start, step.index[axis].stop - part.start)
             for axis, part in zip(self.job.layout.result, step.region, strict=True)
         )
-        cells[place] = replace(state, cells=cells[place]).merge(state).cells
+        if not self.job.layout.whole_tokens:
+            state = replace(state, cells=cells[place]).merge(state)
+        cells[place] = state.cells
 
     def _state(self, cells: npt.NDArray[np.float64]) -> State:
         """Give the state of a region."""

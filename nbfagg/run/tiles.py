@@ -57,6 +57,13 @@ class Layout:
         return tuple(self.shape[axis] for axis in self.result)
 
     @property
+    def whole_tokens(self) -> bool:
+        """Whether a tile has all terms of each of its tokens."""
+        return all(
+            self.tile[axis] == self.shape[axis] or axis in self.result for axis in range(len(self.shape))
+        )
+
+    @property
     def passes(self) -> int:
         """How often the logits are read."""
         extents = dict(zip(self.result, self.region or self.result_shape, strict=True))
