@@ -6,17 +6,17 @@ by `build` for the GPU that is there or beforehand.
 
 Where memory is not the limit, on paper (instructions for each logit against what 4.3 TB/s leave time for):
 
-* Tokens of less than 128 bytes, in rows of up to 43 KB of the arithmetic (`short`): with 1 to 3 terms float32
-  and float64 keep to it, float16 costs up to 1.1 times its budget, bfloat16 1.35 times; with more terms than
-  that they were counted once only, and no test holds them to it. Rows of 1 to 4 vectors add a thread's fixed
+* Tokens of less than 128 bytes, in rows of up to 43 KB of the arithmetic (`short`), cost float32 and float64
+  up to 1.02 times their budget with 1 to 3 terms or a multiple of four, else 1.15 times (1.03, float64);
+  float16 up to 1.2 and 1.4 times, bfloat16 1.5 and 1.7 times. Rows of 1 to 4 vectors add a thread's fixed
   cost, and logarithms take two exponentials a logit.
 * Larger rows of tokens of up to 16 bytes are read twice, with an exponential each time (`pieces`,
   `short_pieces`): at one float32 term 1.1 times the budget. The second time is meant to find them in L2,
   in groups of rows of 12 MB; a larger row comes from memory twice.
 * Other tokens in larger rows write (maximum, sum), 8 bytes each, which are read back: at 32 float32 terms
   that is an eighth of the traffic more, at 8 a half.
-* Gradients of tokens of less than 128 bytes (`short_gradient`) cost float32 up to 1.4 times the budget, half
-  precision 1.5 to 3 times.
+* Gradients of tokens of less than 128 bytes (`short_gradient`) cost float32 and float64 their budget, half
+  precision 1.45 times, and a token 110 instructions besides: 14 for each of 8 terms, where float32 has 55.
 * Tokens of packed rows, forward, have a thread at least, and a vector of 16 bytes: with 1 to 3 float32 terms
   most of it is empty, and a logit costs 3 to 6 times its budget, with 4 to 8 up to twice.
 * Walks over other strides read number by number: half precision costs 1.06 times its budget there, with a

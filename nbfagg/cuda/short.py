@@ -5,6 +5,11 @@ exponentials relative to the row's maximum take their place; then one thread sum
 Logarithms take the logits again, relative to the token's own maximum, for a token may lie where
 exponentials relative to the row's are all alike.
 
+They come through registers, not by cp.async, which puts 16 bytes of memory into shared memory as they are.
+Halves would have to be widened there, rows that begin between two multiples of 16 bytes could not come that
+way, and to look for the maximum would take a load from shared memory for the store that is saved. What it is
+good for, more loads in flight, is not short: plan.Limits.block has the numbers.
+
 `short` has whole rows: it looks for the maximum while it reads. Of larger rows `pieces` finds the totals
 first, and `short_pieces` reads the logits again, from L2 where not too many rows come between the two.
 """
