@@ -54,10 +54,13 @@ class ndarray:
         return self._values.copy()
 
     def __getitem__(self, index):
-        return ndarray(self._values[index])
+        return ndarray(np.asarray(self._values[index]))
 
     def __len__(self):
         return len(self._values)
+
+    def astype(self, dtype, order="K", copy=True):
+        return ndarray(self._values.astype(dtype, order=order, copy=copy))
 
     def transpose(self, *axes):
         return ndarray(self._values.transpose(*axes))

@@ -184,6 +184,33 @@ def test_gradient(chunks, dtype, log):
     assert (error <= bound * np.asarray(largest, float) + 1e-7).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "chunks", "axes"),
+    [
+        # Parts of grad and alpha, and of the gradient of lse, that do not lie in one piece.
+        ((4, 6, 5, 3), (4, 2, 5, 3), {"batch_axis": (0, 1), "keep_axis": 2}),
+        ((5, 4, 6, 3), (5, 4, 2, 3), {"batch_axis": (1, 2), "keep_axis": 0}),
+        ((5, 3, 6), (2, 3, 6), {"batch_axis": 1, "keep_axis": 0}),
+        ((5, 3, 6), (5, 2, 6), {"batch_axis": 1, "keep_axis": 0}),
+        ((5, 3, 6), (5, 3, 6), {"batch_axis": (), "keep_axis": 0}),
+    ],
+)
+def test_gradient_in_pieces_of_any_order(shape, chunks, axes):
+    a = normal(*shape)
+    alpha, lse = nbfagg.fagg(a, return_lse=True, **axes)
+    # Another type, and another order.
+    grad = np.asfortranarray(normal(*alpha.shape, dtype=np.float64, seed=1))
+    of_lse = normal(*lse.shape, seed=2) if lse.shape else np.float32(0.3) * np.ones(())
+    found = nbfagg.fagg_vjp(
+        (on_gpu(grad), on_gpu(of_lse)), on_gpu(a, chunks), on_gpu(alpha), on_gpu(lse), return_lse=True, **axes
+    )
+    wide = a.astype(float)
+    exact = nbfagg.fagg_vjp(
+        (grad, of_lse), wide, *nbfagg.fagg(wide, return_lse=True, **axes), return_lse=True, **axes
+    )
+    np.testing.assert_allclose(values_of(found), exact, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("chunks", [(12, 2, 9), (5, 2, 9), (5, 1, 4)])
 def test_packed(chunks):
     offsets = np.array([0, 4, 4, 10, 12])

@@ -36,6 +36,17 @@ def exact(a, **options):
     return reference.oracle(a.detach().double().numpy(), **options).astype(float)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 6), (5, 1, 6), (1, 1, 6)])
+def test_axes_of_one_number_lie_anywhere(played, shape):
+    a = normal(*shape).requires_grad_()
+    nbfagg.fagg(a, batch_axis=1, keep_axis=0).square().sum().backward()
+    alpha = nbfagg.fagg(a.detach().double(), batch_axis=1, keep_axis=0)
+    exact = nbfagg.fagg_vjp(2 * alpha, a.detach().double(), alpha, alpha.sum(0), batch_axis=1, keep_axis=0)
+    torch.testing.assert_close(a.grad, exact.float(), rtol=1e-5, atol=1e-6)
+    lengths = torch.tensor([3, 9, 9])[::3]
+    assert nbfagg.fagg(normal(1, 4, 6), lengths=lengths).shape == (1, 4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int32])
 def test_values(played, dtype):
     a = normal(3, 5, 4, 2, dtype=dtype)

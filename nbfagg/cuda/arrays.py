@@ -32,8 +32,12 @@ class View(NamedTuple):
 
     @property
     def contiguous(self) -> bool:
-        """Whether it lies in one piece, in C order."""
-        return self.strides == c_strides(self.shape, int(self.storage[1])) or 0 in self.shape
+        """Whether it lies in one piece, in C order; no step is taken along an axis of one number."""
+        strides = c_strides(self.shape, int(self.storage[1]))
+        if self.strides == strides or 0 in self.shape:
+            return True
+        steps = zip(self.shape, self.strides, strides, strict=True)
+        return all(size == 1 or found == wanted for size, found, wanted in steps)
 
     def span(self) -> tuple[int, int]:
         """Give the first address and the one behind the last."""

@@ -171,6 +171,7 @@ def fagg_vjp(
         return da.blockwise(
             *(gradients.whole, axes_of(a), *_included(call), *given),
             **call.options,
+            kind=call.given,
             **keywords,
         )
     states = tokens = None

@@ -29,10 +29,23 @@ Floats = npt.NDArray[np.float64]
 
 
 def whole(
-    a: Any, where: Any, lengths: Any, grad: Any, alpha: Any, lse: Any, of_lse: Any, **options: Any
+    a: Any,
+    where: Any,
+    lengths: Any,
+    grad: Any,
+    alpha: Any,
+    lse: Any,
+    of_lse: Any,
+    *,
+    kind: np.dtype[Any],
+    **options: Any,
 ) -> Any:
     """Give the gradient of a chunk that holds whole batch rows."""
     grad, alpha, lengths = alone(grad), alone(alpha), whole_lengths(a, lengths, options)
+    if is_cupy_type(a):
+        # Kernels convert nothing, and want these in one piece, which a part of a larger array is not.
+        grad, alpha = (array.astype(kind, order="C", copy=False) for array in (grad, alpha))
+        of_lse = None if of_lse is None else of_lse.astype(lse_dtype(kind), order="C", copy=False)
     pair = (grad, of_lse) if of_lse is not None else grad
     return nbfagg.fagg_vjp(
         *(pair, a, alpha, lse), where=where, lengths=lengths, return_lse=of_lse is not None, **options
