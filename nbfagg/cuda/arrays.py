@@ -32,12 +32,15 @@ class View(NamedTuple):
 
     @property
     def contiguous(self) -> bool:
-        """Whether it lies in one piece, in C order; no step is taken along an axis of one number."""
-        strides = c_strides(self.shape, int(self.storage[1]))
+        """Whether it lies in one piece, in C order."""
+        return self.lies_by(c_strides(self.shape, int(self.storage[1])))
+
+    def lies_by(self, strides: tuple[int, ...]) -> bool:
+        """Say whether these strides are its own; along an axis of one number no step is taken."""
         if self.strides == strides or 0 in self.shape:
             return True
         steps = zip(self.shape, self.strides, strides, strict=True)
-        return all(size == 1 or found == wanted for size, found, wanted in steps)
+        return all(size == 1 or mine == other for size, mine, other in steps)
 
     def span(self) -> tuple[int, int]:
         """Give the first address and the one behind the last."""

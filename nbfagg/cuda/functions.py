@@ -169,7 +169,7 @@ def fagg(
     # Kernels write (batch axes, kept axes) in one piece.
     place = _result(out, a, found.shape, found.kind.result, view)
     if place is not None:
-        if place.strides != found.strides and not _alike(place, found.strides):
+        if not place.lies_by(found.strides):
             raise ValueError(
                 f"nbfagg: out has strides {place.strides}; want "
                 f"{found.strides}, batch axes and then kept ones in one piece in memory"
@@ -184,12 +184,6 @@ def fagg(
         lse, addresses["lse"] = empty_like(a, found.batch_shape, _lse_storage(found.kind), view)
     _queue(a, found, view, scale, addresses, return_lse)
     return (alpha, lse) if return_lse else alpha
-
-
-def _alike(place: View, strides: tuple[int, ...]) -> bool:
-    """Say whether an array lies as one of these strides would."""
-    steps = zip(place.shape, place.strides, strides, strict=True)
-    return 0 in place.shape or all(size == 1 or found == wanted for size, found, wanted in steps)
 
 
 def _queue(a: Any, found: Plan, view: View, scale: float, addresses: dict[str, int], lse: bool) -> None:
