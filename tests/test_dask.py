@@ -3,8 +3,9 @@
 How far apart the two may be: both take exponentials to the same bits (a chunk's reference point is another
 power of two) and sum few of them in pairs of float64, so that they differ by some 2**-100 before they are
 rounded. Of tokens of a hundred logits that are large, sums of some lie within the plain call's 3 units, and
-the two have been 2 apart: rows here are small. For float32, summed in lanes of float32 first, each is within the bounds of `helpers`. Logarithms: units of
-the value, or of 1 where it is smaller. Gradients: `gradient_bound`.
+the two have been 2 apart: rows here are small. For float32, summed in lanes of float32 first, each is within
+the bounds of `helpers`. Logarithms: units of the value, or of 1 where it is smaller. Gradients:
+`gradient_bound`.
 """
 
 import numpy as np
