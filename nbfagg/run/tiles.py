@@ -59,9 +59,8 @@ class Layout:
     @property
     def whole_tokens(self) -> bool:
         """Whether a tile has all terms of each of its tokens."""
-        return all(
-            self.tile[axis] == self.shape[axis] or axis in self.result for axis in range(len(self.shape))
-        )
+        summed = (axis for axis in range(len(self.shape)) if axis not in self.result)
+        return all(self.tile[axis] == self.shape[axis] for axis in summed)
 
     @property
     def passes(self) -> int:
