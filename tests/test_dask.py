@@ -1,11 +1,11 @@
 """Dask arrays, cut anywhere: what the plain call gives, lazily, within a unit in the last place of float64.
 
 How far apart the two may be: both take exponentials to the same bits (a chunk's reference point is another
-power of two) and sum few of them in pairs of float64, so that they differ by some 2**-100 before they are
-rounded. Of tokens of a hundred logits that are large, sums of some lie within the plain call's 3 units, and
-the two have been 2 apart: rows here are small. For float32, summed in lanes of float32 first, each is within
-the bounds of `helpers`. Logarithms: units of the value, or of 1 where it is smaller. Gradients:
-`gradient_bound`.
+power of two) and sum them in pairs of float64, so that they differ by far less than a unit before they are
+rounded. Long tokens whose logits lie within 48 octaves lose up to a quarter of one in each of two sums; rows
+of more than 65,536 tokens are rounded once more, and may be 2 apart. For float32, summed in lanes of float32
+first, each is within the bounds of `helpers`. Logarithms: units of the value, or of 1 where it is smaller.
+Gradients: `gradient_bound`.
 """
 
 import numpy as np
@@ -100,6 +100,8 @@ def cuts(draw, size):
 def cut_calls(draw):
     """Give an array, chunks, and the axes of a call."""
     shape = draw(st.lists(st.integers(1, 7), min_size=1, max_size=4))
+    if draw(st.booleans()):
+        shape[draw(st.integers(0, len(shape) - 1))] = draw(st.integers(60, 200))
     roles = draw(st.lists(st.sampled_from("blk"), min_size=len(shape), max_size=len(shape)))
     spread = draw(st.sampled_from([1.0, 5.0, 40.0]))
     a = normal(shape, np.float64, draw(st.integers(0, 99)), spread)
@@ -121,6 +123,18 @@ def test_any_cut_of_any_axes(call, log, scale, split_every):
     a, chunks, axes = call
     with dask.config.set(split_every=split_every):
         assert_beside_the_plain_call(da.from_array(a, chunks=chunks), a, log, scale=scale, **axes)
+
+
+@pytest.mark.parametrize("spread", [1.0, 3.0, 10.0, 30.0])
+@pytest.mark.parametrize("shape", [(16, 100, 6, 20), (4, 5000, 5), (2, 400, 50, 3), (2, 2, 20_000)])
+def test_long_rows_of_large_logits(shape, spread):
+    a = normal(shape, spread=spread)
+    plain = nbfagg.fagg(a)
+    for parts in (2, 3):
+        chunks = [-(-size // parts) for size in shape]
+        for axes in ((1,), tuple(range(2, len(shape))), range(1, len(shape))):
+            x = cut(a, *(chunks[axis] if axis in axes else -1 for axis in range(len(shape))))
+            assert apart(nbfagg.fagg(x).compute(), plain) <= 1
 
 
 @unhurried

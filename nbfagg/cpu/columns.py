@@ -23,7 +23,7 @@ from nbfagg import scalar
 from nbfagg.cpu.exp import FLOOR_F32, FLOOR_F64, LIFT_F32, LIFT_F64, MAGIC_F32, MAGIC_F64, exp_near, exp_parts
 from nbfagg.cpu.finish import to_sums
 from nbfagg.cpu.jit import inlined, jit
-from nbfagg.cpu.sums import add_exactly, include, nothing
+from nbfagg.cpu.sums import add_exactly, include, include_exps, nothing
 from nbfagg.cpu.vector import (
     BYTES,
     absolute,
@@ -312,8 +312,7 @@ def sum_any(like, pack, steps, tops, distance, law, q, pitch):
             prefetch(q + pitch)
             s, f = exp_parts(sub(load(like, pack), origin), *point)
             t, g = exp_parts(sub(load(like, pack + BYTES), origin), *point)
-            # Apart: powers of two 24 octaves from one another lose half a unit in the last place as float32.
-            wide = include(include(include(wide, s), t), muladd(t, g, mul(s, f)))
+            wide = include_exps(wide, s, f, t, g)
             total = add(total, add(s, t))
             even = muladd(s, f, even)
             odd = muladd(t, g, odd)

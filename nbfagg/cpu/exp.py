@@ -11,7 +11,8 @@ units of 2**-24 (2**-53), where s*(1 + q) in one float would have up to 1.8.
 Farther from 0 float32's product has few bits beside its integer, so that |f| may
 pass 1/2, for which P is not made: 0.90 to 1e4. From 1.8e5 on the maximum is
 subtracted first. Without FMA: 0.91.)
-The kernels sum s and s*q apart and meet in a wider format (`exp_parts`).
+The kernels sum s and s*q apart and meet in a wider format (`exp_parts`); float64, which has none, sums
+s + s*q rounded and what that lost (sums.py), save where powers of two are known to add exactly.
 
 * n comes from adding the magic number 1.5 * 2**23 (2**52): the sum's low bits
   are n. With the exponent's bias and the shift of the reference point added to

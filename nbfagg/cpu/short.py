@@ -12,7 +12,7 @@ from numba.extending import overload
 from nbfagg import scalar
 from nbfagg.cpu.exp import exp_near, exp_parts, exp_wide, point_of, wide_point
 from nbfagg.cpu.jit import jit, jit_as
-from nbfagg.cpu.sums import add_exactly, lost_by_meet, meet
+from nbfagg.cpu.sums import add_exactly, apart, lost_by_meet, meet
 from nbfagg.cpu.vector import (
     BYTES,
     F32,
@@ -113,20 +113,22 @@ def single_parts(like, p, count, point, sums, lows, ahead):
 
 @jit
 def spread_parts(like, p, count, point, scratch, gap, ahead):
-    """Write s of `count` exponentials to scratch and s*q to scratch + gap; give the end of s."""
+    """Write what `apart` makes of `count` exponentials to scratch and scratch + gap; give the first's end."""
     width = lanes(like)
     for _ in range(count // width):
         prefetch(p + ahead)
         s, q = exp_here(load(like, p), *point)
-        store(scratch, s)
-        store(scratch + gap, mul(s, q))
+        whole, small = apart(s, q)
+        store(scratch, whole)
+        store(scratch + gap, small)
         p += BYTES
         scratch += BYTES
     rest = count % width
     if rest:
         s, q = exp_parts(load_first(like, p, rest, type_as(like, -np.inf)), *point)
-        store(scratch, s)
-        store(scratch + gap, mul(s, q))
+        whole, small = apart(s, q)
+        store(scratch, whole)
+        store(scratch + gap, small)
     return scratch + rest * (BYTES // width)
 
 

@@ -11,6 +11,8 @@ from nbfagg.cpu.vector import (
     add,
     load,
     load_first,
+    mul,
+    muladd,
     splat,
     sub,
     total,
@@ -63,6 +65,47 @@ def _include_two(wide, x, y):
     if x == F32:
         return lambda wide, x, y: add(wide, widen(add(x, y)))
     return lambda wide, x, y: add_exactly(add_exactly(wide, x), y)
+
+
+def apart(s, q):
+    """Give an exponential s + s*q as two vectors that add well, the small one last.
+
+    float32 keeps its powers of two to themselves: close ones add exactly. float64 rounds the whole, and keeps
+    what that loses: sums of s*q would be rounded once an addition, by up to 0.4 units in the last place.
+    """
+    raise NotImplementedError("for compiled code")
+
+
+@overload(apart)
+def _apart(s, q):
+    if s == F32:
+        return lambda s, q: (s, mul(s, q))
+
+    def double(s, q):
+        whole = muladd(s, q, s)
+        return whole, muladd(s, q, sub(s, whole))
+
+    return double
+
+
+def include_exps(wide, s, q, t, r):
+    """Add the exponentials s + s*q and t + t*r, far from one another, to a wide sum."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(include_exps)
+def _include_exps(wide, s, q, t, r):
+    if s == F32:
+        # Powers of two 24 octaves from one another lose half a unit in the last place as float32.
+        return lambda wide, s, q, t, r: include(include(include(wide, s), t), muladd(t, r, mul(s, q)))
+
+    def double(wide, s, q, t, r):
+        e, low = apart(s, q)
+        g, rest = apart(t, r)
+        high, lost = add_exactly(add_exactly(wide, e), g)
+        return high, add(lost, add(low, rest))
+
+    return double
 
 
 def collapse(wide):

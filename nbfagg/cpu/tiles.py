@@ -19,7 +19,7 @@ from nbfagg import scalar
 from nbfagg.cpu.exp import exp_near, exp_parts, exp_wide, point_of, wide_point
 from nbfagg.cpu.jit import jit
 from nbfagg.cpu.short import are_close, short_sums
-from nbfagg.cpu.sums import collapse, include, include_two, nothing, sum_of
+from nbfagg.cpu.sums import collapse, include, include_exps, include_two, nothing, sum_of
 from nbfagg.cpu.vector import (
     BYTES,
     add,
@@ -46,6 +46,8 @@ from nbfagg.fields import SHORT
 # Octaves within which eight powers of two add exactly in float32: 24 bits, less 3
 # for the sum, less 1 for the rounding of each exponent.
 NARROW = 20.0
+# Octaves within which four of them do in float64: 53 bits, less 2, less 1, and 2 to spare.
+ALIKE = 48.0
 
 # --- the maximum ---------------------------------------------------------------
 
@@ -142,23 +144,37 @@ def narrow_sum(like, p, count, top, law, ahead):
 
 
 @jit
-def double_sum(like, p, count, top, law, ahead):
+def double_sum(like, p, count, top, bottom, law, ahead):
     """Sum the exponentials of `count` float64 numbers; prefetch `ahead` bytes further on."""
     point = point_of(like, top, law)
     wide = nothing(like)
     vectors = count // lanes(like)
-    for _ in range(vectors // 4):
-        s0, q0 = exp_parts(load(like, p), *point)
-        s1, q1 = exp_parts(load(like, p + BYTES), *point)
-        s2, q2 = exp_parts(load(like, p + 2 * BYTES), *point)
-        s3, q3 = exp_parts(load(like, p + 3 * BYTES), *point)
-        wide = include(wide, add(add(s0, s1), add(s2, s3)))
-        wide = include_two(wide, muladd(s1, q1, mul(s0, q0)), muladd(s3, q3, mul(s2, q2)))
-        prefetch(p + ahead)
-        prefetch(p + BYTES + ahead)
-        prefetch(p + 2 * BYTES + ahead)
-        prefetch(p + 3 * BYTES + ahead)
-        p += 4 * BYTES
+    if (top - bottom) * law[0] <= ALIKE:
+        for _ in range(vectors // 4):
+            s0, q0 = exp_near(load(like, p), *point)
+            s1, q1 = exp_near(load(like, p + BYTES), *point)
+            s2, q2 = exp_near(load(like, p + 2 * BYTES), *point)
+            s3, q3 = exp_near(load(like, p + 3 * BYTES), *point)
+            wide = include(wide, add(add(s0, s1), add(s2, s3)))
+            wide = include_two(wide, muladd(s1, q1, mul(s0, q0)), muladd(s3, q3, mul(s2, q2)))
+            prefetch(p + ahead)
+            prefetch(p + BYTES + ahead)
+            prefetch(p + 2 * BYTES + ahead)
+            prefetch(p + 3 * BYTES + ahead)
+            p += 4 * BYTES
+    else:
+        for _ in range(vectors // 4):
+            s0, q0 = exp_parts(load(like, p), *point)
+            s1, q1 = exp_parts(load(like, p + BYTES), *point)
+            wide = include_exps(wide, s0, q0, s1, q1)
+            s2, q2 = exp_parts(load(like, p + 2 * BYTES), *point)
+            s3, q3 = exp_parts(load(like, p + 3 * BYTES), *point)
+            wide = include_exps(wide, s2, q2, s3, q3)
+            prefetch(p + ahead)
+            prefetch(p + BYTES + ahead)
+            prefetch(p + 2 * BYTES + ahead)
+            prefetch(p + 3 * BYTES + ahead)
+            p += 4 * BYTES
     for _ in range(vectors % 4):
         prefetch(p + ahead)
         s, q = exp_parts(load(like, p), *point)
@@ -210,7 +226,7 @@ def _run_sum(like, p, count, top, bottom, law, ahead):
             return wide_sum(p, count, top, law, ahead)
 
         return single
-    return lambda like, p, count, top, bottom, law, ahead: double_sum(like, p, count, top, law, ahead)
+    return lambda like, p, count, top, bottom, law, ahead: double_sum(like, p, count, top, bottom, law, ahead)
 
 
 def are_alike(like, terms, top, bottom, law):
