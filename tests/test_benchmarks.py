@@ -147,7 +147,14 @@ def tiny_figures(monkeypatch, tmp_path):
         monkeypatch.setattr(module(f"figures.{name}"), {"memory": "SHAPE", "speed": "VIEW"}[name], shape)
     monkeypatch.setattr(module("figures.startup"), "_sample", lambda statement, **environment: (0.1, False))
     monkeypatch.setattr(module("figures.accuracy"), "SHAPES", ((2, 3, 2, 2),))
-    monkeypatch.setattr(module("figures.gradient"), "ERROR_SHAPES", ((2, 3, 2, 2),))
+    gradient, speed = module("figures.gradient"), module("figures.speed")
+    monkeypatch.setattr(gradient, "ERROR_SHAPES", ((2, 3, 2, 2),))
+    monkeypatch.setattr(gradient, "GOALS", {name: gradient.GOALS[name] for name in ("small call", "heads")})
+    monkeypatch.setattr(speed, "GOALS", {"heads": speed.GOALS["heads"]})
+    views = speed.views
+    monkeypatch.setattr(speed, "views", lambda *order: [*views(*order)][:2])
+    repeat = module("figures.repeat")
+    monkeypatch.setattr(repeat, "TRACKED", repeat.TRACKED[:1])
     for name, size in (("PATTERNS", 1 << 13), ("CHUNK", 1 << 12)):
         monkeypatch.setattr(module("figures.exponential"), name, size)
     quick = {name: make for name, make in peers.PEERS.items() if name.startswith(("NumPy", "SciPy"))}
@@ -172,6 +179,7 @@ def tiny_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(module("figures.mutations"), "COMMAND", command)
     monkeypatch.setenv("NBFAGG_BENCH_QUICK", "1")
     monkeypatch.setattr(module("figures.neighbour"), "LAYERS", ("workqueue",))
+    monkeypatch.setattr(module("figures.neighbour"), "SHAPES", ("tiny rows",))
     processors = module("figures.processors")
     monkeypatch.setattr(processors, "SHAPES", {"small": (2, 3, 1, 4)})
     monkeypatch.setattr(processors, "PROCESSORS", {processors.OWN: {}, processors.SCIPY: {}})

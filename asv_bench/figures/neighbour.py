@@ -1,6 +1,6 @@
 """A call while another program has one of two cores, against a call in quiet: on each threading layer.
 
-python -m asv_bench.figures.neighbour LAYER ROUNDS
+python -m asv_bench.figures.neighbour LAYER ROUNDS SHAPE ...
 
 prints what one layer does as JSON: a process can load but one.
 """
@@ -44,7 +44,7 @@ def measure(rounds: int | None) -> dict[str, Any]:
     found = []
     for layer in LAYERS:
         run = subprocess.run(
-            [sys.executable, "-m", "asv_bench.figures.neighbour", layer, str(rounds or ROUNDS)],
+            [sys.executable, "-m", "asv_bench.figures.neighbour", layer, str(rounds or ROUNDS), *SHAPES],
             cwd=ROOT,
             # Where pip puts tbb the loader looks only if it is told to.
             env={
@@ -132,13 +132,13 @@ def _shape(layer: str, name: str, rounds: int, let: Callable[[bool], None]) -> l
     return found
 
 
-def _layer(layer: str, rounds: int) -> list[dict[str, Any]]:
+def _layer(layer: str, rounds: int, shapes: list[str]) -> list[dict[str, Any]]:
     """Measure in this process, which has two cores."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     os.sched_setaffinity(0, cores)
     found = []
     with _neighbour(cores[1]) as let:
-        for name in SHAPES:
+        for name in shapes:
             found += _shape(layer, name, rounds, let)
     if numba.threading_layer() != layer:  # type: ignore[attr-defined]
         raise SystemExit(f"{layer} was not loaded")
@@ -146,4 +146,4 @@ def _layer(layer: str, rounds: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    json.dump(_layer(sys.argv[1], int(sys.argv[2])), sys.stdout)
+    json.dump(_layer(sys.argv[1], int(sys.argv[2]), sys.argv[3:]), sys.stdout)
