@@ -295,7 +295,7 @@ def fagg_vjp(
     alpha = inputs.as_weights(alpha, log, result.shape, a)
     lse = inputs.as_given("lse", lse, result.batch_shape, a)
     if out is None:
-        out = np.empty_like(a, result.dtype, subok=False)
+        out = results.laid_out_like(a, result.dtype)
     else:
         others = {"grad": grad, "grad of lse": of_lse, "alpha": alpha, "lse": lse, "where": where}
         inputs.check_gradient_out(out, a, result.dtype, lengths=lengths, **others)

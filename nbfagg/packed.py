@@ -181,7 +181,7 @@ def fagg_packed_vjp(
     alpha = inputs.as_weights(alpha, log, a.shape[:1], a)
     lse = inputs.as_given("lse", lse, rows, a)
     if out is None:
-        out = np.empty_like(a, kind.dtype, subok=False)
+        out = results.laid_out_like(a, kind.dtype)
     else:
         others = {"grad": grad, "grad of lse": of_lse, "alpha": alpha, "lse": lse, "offsets": offsets}
         inputs.check_gradient_out(out, a, kind.dtype, **others)
