@@ -236,11 +236,16 @@ class State:
         >>> np.allclose(right.finalize(total=total), nbfagg.fagg(a)[:, 3:])
         True
         """
-        cells, offsets, batch_shape, _ = self._rows()
-        totals = np.empty((len(offsets) - 1, 3))
+        cells, rows, _ = self._rows()
+        batch_shape = tuple(self.shape[i] for i in self.batch_dims)
+        totals = np.empty((math.prod(batch_shape), 3))
         from nbfagg.cpu import states
 
-        states.total_cells(cells, offsets, totals, law_of(self.scale, self.kind))
+        law = law_of(self.scale, self.kind)
+        if rows is None:
+            states.total_turned(cells, totals, law)
+        else:
+            states.total_cells(cells, rows, totals, law)
         every = tuple(range(len(batch_shape)))
         return replace(self, cells=totals.reshape(*batch_shape, 3), batch_dims=every)
 
@@ -280,12 +285,15 @@ class State:
     def weights(self, log: bool, total: State) -> npt.NDArray[np.float64]:
         """Give what `finalize` does, before it is rounded to the result's type: float64."""
         total = self._fitting(total)
-        cells, offsets, _, order = self._rows()
+        cells, rows, order = self._rows()
         alpha = np.empty(len(cells))
         from nbfagg.cpu import states
 
         law = law_of(self.scale, self.kind)
-        states.finish_cells(cells, offsets, flat(total.cells), log, law, alpha)
+        if rows is None:
+            states.finish_turned(cells, flat(total.cells), log, law, alpha)
+        else:
+            states.finish_cells(cells, rows, flat(total.cells), log, law, alpha)
         return alpha.reshape([self.shape[i] for i in order]).transpose(np.argsort(order))
 
     @property
@@ -326,14 +334,17 @@ class State:
 
     def _rows(
         self,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], tuple[int, ...], tuple[int, ...]]:
-        """Give the cells row by row, where each row begins, the rows' shape, and the order of the axes."""
-        kept = [axis for axis in range(len(self.shape)) if axis not in self.batch_dims]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | None, tuple[int, ...]]:
+        """Give the cells, where each row of them begins (None: rows take turns), and the axes' order."""
+        kept = tuple(axis for axis in range(len(self.shape)) if axis not in self.batch_dims)
+        turned = (*kept, *self.batch_dims)
+        if kept and turned == tuple(range(len(self.shape))):
+            # To bring each row's cells together would take as long as what is done with them.
+            return flat(self.cells), None, turned
         order = (*self.batch_dims, *kept)
-        batch_shape = tuple(self.shape[i] for i in self.batch_dims)
         tokens = math.prod(self.shape[i] for i in kept)
-        offsets = np.arange(math.prod(batch_shape) + 1, dtype=np.int64) * tokens
-        return flat(self.cells.transpose(*order, len(self.shape))), offsets, batch_shape, order
+        offsets = np.arange(math.prod(self.shape[i] for i in self.batch_dims) + 1, dtype=np.int64) * tokens
+        return flat(self.cells.transpose(*order, len(self.shape))), offsets, order
 
 
 def flat(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
