@@ -121,6 +121,8 @@ def _run(path: Path, memory: int, axes: tuple[str, str]) -> tuple[float, int]:
     command += ["--memory", str(max(memory, 2**24)), "--batch-axis", axes[0], "--keep-axis", axes[1]]
     paths = [os.environ.get("PYTHONPATH", ""), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    # An installed package has its byte code beside it.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start = time.perf_counter()
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
         _, status, usage = os.wait4(process.pid, 0)

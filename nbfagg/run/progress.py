@@ -20,41 +20,69 @@ def shown(total: int, done: int) -> Iterator[Advance]:
 
     Gives what is to be called with the bytes of each tile.
     """
+    if sys.stderr is not None and sys.stderr.isatty():
+        with _bar(total, done) as advance:
+            yield advance
+        return
+    began = time.monotonic()
+    due = began + FIRST_LINE_SECONDS
+    tiles: list[tuple[float, int]] = []
+
+    def note(count: int) -> None:
+        nonlocal due
+        tiles.append((time.monotonic(), count))
+        if tiles[-1][0] >= due:
+            due = tiles[-1][0] + LINE_SECONDS
+            _say(_line(total, done, began, tiles))
+
+    yield note
+    seconds = time.monotonic() - began
+    gigabytes = (total - done) / 1e9
+    _say(f"{gigabytes:.3g} GB in {seconds:.1f} s, {gigabytes / max(seconds, 1e-9):.2f} GB/s")
+
+
+@contextlib.contextmanager
+def _bar(total: int, done: int) -> Iterator[Advance]:
     try:
         import rich.progress as bars
         from rich.console import Console
     except ImportError:
         yield lambda _: None
         return
-    console = Console(file=sys.stderr)
-    numbers: list[Any] = [
+    columns = [bars.TextColumn("nbfagg run"), bars.BarColumn(), *_numbers()]
+    with bars.Progress(*columns, console=Console(file=sys.stderr)) as progress:
+        task = progress.add_task("read", total=total, completed=done)
+        yield lambda count: progress.advance(task, count)
+
+
+def _line(total: int, done: int, began: float, tiles: list[tuple[float, int]]) -> str:
+    """Give the numbers that a bar would show after these tiles; nothing without rich.
+
+    It is imported here, since a short run shows no line: that is a tenth of its time.
+    """
+    try:
+        from rich.progress import Progress
+    except ImportError:
+        return ""
+    now = began
+    progress = Progress(get_time=lambda: now, disable=True)
+    task = progress.add_task("read", total=total, completed=done)
+    for now, count in tiles:  # noqa: B007 (the clock)
+        progress.advance(task, count)
+    return " ".join(str(column.render(progress.tasks[0])) for column in _numbers()) + " left"
+
+
+def _numbers() -> list[Any]:
+    import rich.progress as bars
+
+    return [
         bars.TaskProgressColumn(),
         bars.DownloadColumn(),
         bars.TransferSpeedColumn(),
         bars.TimeRemainingColumn(elapsed_when_finished=True),
     ]
-    columns = [bars.TextColumn("nbfagg run"), bars.BarColumn(), *numbers]
-    progress = bars.Progress(*columns, console=console, disable=not console.is_terminal)
-    task = progress.add_task("read", total=total, completed=done)
-    progress.start_task(task)
-    if console.is_terminal:
-        with progress:
-            yield lambda count: progress.advance(task, count)
-        return
-    began = time.monotonic()
-    due = began + FIRST_LINE_SECONDS
 
-    def advance(count: int) -> None:
-        nonlocal due
-        progress.advance(task, count)
-        if time.monotonic() >= due:
-            due = time.monotonic() + LINE_SECONDS
-            state = progress.tasks[0]
-            line = " ".join(str(column.render(state)) for column in numbers)
-            print(f"nbfagg run: {line} left", file=sys.stderr, flush=True)
 
-    yield advance
-    seconds = time.monotonic() - began
-    gigabytes = (total - done) / 1e9
-    rate = gigabytes / max(seconds, 1e-9)
-    print(f"nbfagg run: {gigabytes:.3g} GB in {seconds:.1f} s, {rate:.2f} GB/s", file=sys.stderr, flush=True)
+def _say(line: str) -> None:
+    if line:
+        print(f"nbfagg run: {line}", file=sys.stderr, flush=True)
