@@ -125,6 +125,37 @@ def test_any_axes_in_any_memory(batch, keep, nbytes, in_pieces):
     assert left() == []
 
 
+@pytest.mark.parametrize("between", [0, 16, 4096])
+def test_blocks_are_put_at_their_places(between, monkeypatch):
+    """Whether runs are written one by one or with what lies between them."""
+    monkeypatch.setattr(targets, "BETWEEN", between)
+    monkeypatch.setattr(targets, "SPAN", 100)
+    random = np.random.default_rng(between)
+    for shape in ((), (7,), (5, 6), (4, 3, 9), (2, 3, 4, 5)):
+        places = targets.Places(Path("out.npy"))
+        target = targets.Npy(places, shape, np.dtype(np.int32), resume=False)
+        wanted = np.zeros(shape, np.int32)
+        for _ in range(20):
+            index = tuple(slice(*sorted(random.choice(size + 1, 2, replace=False))) for size in shape)
+            wanted[index] = random.integers(1, 100, wanted[index].shape)
+            target.write(index, wanted[index])
+        target.publish()
+        target.close()
+        places.release()
+        np.testing.assert_array_equal(np.load("out.npy"), wanted)
+
+
+def test_columns_of_a_result_are_not_written_number_by_number(monkeypatch):
+    written = []
+    monkeypatch.setattr(targets, "write_at", lambda file, data, at, path: written.append(len(data)))
+    places = targets.Places(Path("out.npy"))
+    target = targets.Npy(places, (100_000, 50), np.dtype(np.float32), resume=False)
+    target.write((slice(0, 100_000), slice(3, 4)), np.ones((100_000, 1), np.float32))
+    target.close()
+    places.release()
+    assert len(written) == -(-100_000 // (targets.SPAN // 200))
+
+
 def test_each_kind_of_step_is_taken():
     """The layouts above: whole rows; regions of rows; parts of a row read twice, or kept in a file."""
     kinds = {}

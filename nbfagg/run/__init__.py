@@ -169,7 +169,7 @@ def _stream(
     threads: int,
 ) -> None:
     """Do the steps that are left, on this machine."""
-    steps = stream.Run(job, target, saved, str(places.cells), position, arrays)
+    steps = stream.Run(job, target, saved, places.cells, position, arrays)
     total = math.prod(job.layout.shape) * job.source.dtype.itemsize * job.layout.passes
     read = ("whole", "state")
     done = sum(

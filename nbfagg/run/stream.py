@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -29,7 +30,7 @@ from nbfagg.run.checkpoint import Arrays, Checkpoint
 from nbfagg.run.finish import weights
 from nbfagg.run.progress import Advance
 from nbfagg.run.sources import Index, Source
-from nbfagg.run.targets import Target, bytes_of, write_at
+from nbfagg.run.targets import Target, bytes_of, read_at, write_at
 from nbfagg.run.tiles import Layout, Step
 
 # How long a signal may wait to be seen.
@@ -117,7 +118,13 @@ class Run:
     """The steps of a job, from one of them on."""
 
     def __init__(
-        self, job: Job, target: Target, checkpoint: Checkpoint, cells_path: str, position: int, arrays: Arrays
+        self,
+        job: Job,
+        target: Target,
+        checkpoint: Checkpoint,
+        cells_path: Path,
+        position: int,
+        arrays: Arrays,
     ) -> None:
         self.job, self.target, self.checkpoint = job, target, checkpoint
         self.position = position
@@ -126,10 +133,10 @@ class Run:
         self.totals: npt.NDArray[np.float64] | None = arrays.get("totals")
         self.spilled = int(arrays["spilled"]) if "spilled" in arrays else 0
         self.loaded = int(arrays["loaded"]) if "loaded" in arrays else 0
-        self._cells = -1
+        self._cells, self._cells_path = -1, cells_path
         self._pool: Executor
         if job.layout.spilled:
-            self._cells = os.open(cells_path, os.O_CREAT | os.O_RDWR, 0o666)
+            self._cells = os.open(self._cells_path, os.O_CREAT | os.O_RDWR, 0o666)
         like = np.empty((0,) * len(job.layout.shape), job.source.dtype)
         self._like = State.of(like, batch_axis=(), keep_axis=(), scale=job.scale)
 
@@ -252,13 +259,8 @@ class Run:
     def _load(self, region: Index) -> None:
         """Take a region back."""
         cells = np.empty((*(part.stop - part.start for part in region), 3))
-        data, at = bytes_of(cells), self.loaded
-        while data:
-            count = os.preadv(self._cells, [data], at)
-            if not count:
-                raise OSError(f"{self.checkpoint.path}: the file of states beside it has been cut short")
-            data, at = data[count:], at + count
-        self.region, self.loaded = cells, at
+        read_at(self._cells, bytes_of(cells), self.loaded, self._cells_path)
+        self.region, self.loaded = cells, self.loaded + cells.nbytes
 
     def save(self) -> None:
         """Save how far it came."""

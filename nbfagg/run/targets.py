@@ -20,6 +20,9 @@ from nbfagg.run import checkpoint
 from nbfagg.run.refusal import Refused, importing
 from nbfagg.run.sources import Index
 
+# Bytes between two runs that are read and written back with them, and of such a stretch.
+BETWEEN, SPAN = 4096, 4 * 1024 * 1024
+
 
 class Target(Protocol):
     """An array that is written block by block."""
@@ -104,12 +107,16 @@ class Npy:
             whole -= 1
         outer = max(0, whole - 1)
         run = math.prod(block.shape[outer:]) * self.itemsize
-        data = bytes_of(block)
         pitches = [math.prod(self.shape[axis + 1 :]) * self.itemsize for axis in range(len(self.shape))]
         base = self._offset + sum(part.start * pitch for part, pitch in zip(index, pitches, strict=True))
-        for number, place in enumerate(itertools.product(*map(range, block.shape[:outer]))):
-            at = base + sum(i * pitch for i, pitch in zip(place, pitches[:outer], strict=True))
-            write_at(self._file, data[number * run : (number + 1) * run], at, self._places.out)
+        # Runs along one axis follow one another at the same distance.
+        inner = max(0, outer - 1)
+        rows, pitch = (block.shape[inner], pitches[inner]) if outer else (1, run)
+        sheets = block.reshape(-1).view(np.uint8).reshape(-1, rows, run)
+        places = itertools.product(*map(range, block.shape[:inner]))
+        for sheet, place in zip(sheets, places, strict=True):
+            at = base + sum(i * pitch for i, pitch in zip(place, pitches[:inner], strict=True))
+            write_rows(self._file, sheet, at, pitch, self._places.out)
 
     def sync(self) -> None:
         """See to it that what was written is on the disk."""
@@ -143,6 +150,35 @@ def write_at(file: int, data: memoryview, at: int, path: Path) -> None:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
         data, at = data[done:], at + done
+
+
+def write_rows(file: int, rows: npt.NDArray[np.uint8], at: int, pitch: int, path: Path) -> None:
+    """Write rows of bytes, each `pitch` after the one before.
+
+    Where less lies between them than a write costs, they are put among it: four bytes at a time, a result of
+    8 MB took 9 s.
+    """
+    count, run = rows.shape
+    if pitch - run > BETWEEN:
+        for number, row in enumerate(rows):
+            write_at(file, bytes_of(row), at + number * pitch, path)
+        return
+    for first in range(0, count, max(1, SPAN // pitch)):
+        some = rows[first : first + max(1, SPAN // pitch)]
+        span = np.empty((len(some) - 1) * pitch + run, np.uint8)
+        if len(some) > 1:
+            read_at(file, bytes_of(span), at + first * pitch, path)
+        np.lib.stride_tricks.as_strided(span, some.shape, (pitch, 1))[...] = some
+        write_at(file, bytes_of(span), at + first * pitch, path)
+
+
+def read_at(file: int, data: memoryview, at: int, path: Path) -> None:
+    """Read as many bytes as there is room for."""
+    while data:
+        count = os.preadv(file, [data], at)
+        if not count:
+            raise OSError(f"{path} has been cut short")
+        data, at = data[count:], at + count
 
 
 class Zarr:
