@@ -211,7 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--key", metavar="NAME", help="which tensor of a .safetensors file or array of a Zarr group"
     )
-    run.add_argument("--memory", type=_size, metavar="SIZE", help="as 500M or 4G (default: a quarter of RAM)")
+    run.add_argument(
+        "--memory", type=_size, metavar="SIZE", help="16M at least, as 4G (default: a quarter of RAM)"
+    )
     run.add_argument("--workers", type=int, metavar="N", help="threads (default: one a CPU)")
     run.add_argument(
         "--scheduler", metavar="ADDRESS", help="run on the Dask cluster there, as tcp://host:8786"

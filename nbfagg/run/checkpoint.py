@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import reprlib
 import time
 import zipfile
 from collections.abc import Callable
@@ -21,6 +22,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 # Saved so often at most, and so seldom that it takes no more than this share of the time.
 EVERY_SECONDS = 5.0
 SHARE = 0.02
+# For messages: of lengths the first few will do.
+SHORTLY = reprlib.Repr()
+SHORTLY.maxlist, SHORTLY.maxstring = 6, 200
 
 
 def unfinished(path: Path) -> Path:
@@ -79,7 +83,8 @@ def check_same(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
     """Refuse to go on with a run of something else."""
     for name, value in new.items():
         if old.get(name) != value:
+            then, now = SHORTLY.repr(old.get(name)), SHORTLY.repr(value)
             raise Refused(
-                f"{out} was begun with {name} {old.get(name)} and is to go on with {value}; want the same, "
+                f"{out} was begun with {name} {then} and is to go on with {now}; want the same, "
                 "or a run without --resume"
             )
