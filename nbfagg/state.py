@@ -117,40 +117,15 @@ class State:
                 scale=scale,
                 workers=workers,
             )
-        a = inputs.as_array(a)
-        scale, widened = inputs.as_scale(scale, a.dtype)
-        batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)
-        keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
-        workers = inputs.as_workers(workers)
-        mask = None if where is None else inputs.as_mask(where, a.shape)
-        strides = None if mask is None else mask.strides
-        # This one checks the axes; the walk has a row for every token, whose state is the row's.
-        result = inputs.plan_for(
-            *(a.shape, a.strides, a.dtype, a.flags.aligned, batch_axis, keep_axis, False, widened),
-            *(strides, lengths is not None),
+        return take_in(
+            a,
+            batch_axis=batch_axis,
+            keep_axis=keep_axis,
+            where=where,
+            lengths=lengths,
+            scale=scale,
+            workers=workers,
         )
-        both = tuple(sorted((*result.batch_axes, *result.keep_axes)))
-        counts = None
-        if lengths is not None:
-            lengths = inputs.as_lengths(lengths, a.shape, batch_axis, keep_axis)
-            counts = _inside(lengths, result.shape, result.batch_axes[0] > result.keep_axes[0])
-        plan = make_plan(
-            *(a.shape, a.strides, a.dtype, a.flags.aligned, both, (), False, widened),
-            *(strides, counts is not None),
-        )
-        cells = np.empty((*result.shape, 3))
-        if plan.way == "empty":
-            cells[...] = -math.inf, 0.0, 0.0
-        else:
-            from nbfagg.cpu import launch
-
-            launch.run(
-                plan, a, scale, False, np.empty(plan.shape, plan.kind), cells,
-                workers, mask, counts, apart=True,
-            )  # fmt: skip
-            results.settle_infinite_cells(cells, a, both, mask)
-        batch_dims = tuple(both.index(axis) for axis in result.batch_axes)
-        return cls(cells, batch_dims, result.dtype, plan.kind, scale)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -345,6 +320,54 @@ class State:
         tokens = math.prod(self.shape[i] for i in kept)
         offsets = np.arange(math.prod(self.shape[i] for i in self.batch_dims) + 1, dtype=np.int64) * tokens
         return flat(self.cells.transpose(*order, len(self.shape))), offsets, order
+
+
+def take_in(
+    a: npt.ArrayLike,
+    cells: npt.NDArray[np.float64] | None = None,
+    *,
+    batch_axis: int | tuple[int, ...] = 0,
+    keep_axis: int | tuple[int, ...] = 1,
+    where: npt.ArrayLike | None = None,
+    lengths: npt.ArrayLike | None = None,
+    scale: float = 1.0,
+    workers: int | None = None,
+) -> State:
+    """Do what `State.of` does for arrays in memory; `cells` are those of the state, in one piece."""
+    a = inputs.as_array(a)
+    scale, widened = inputs.as_scale(scale, a.dtype)
+    batch_axis = inputs.hashable_axes("batch_axis", batch_axis, a.shape)
+    keep_axis = inputs.hashable_axes("keep_axis", keep_axis, a.shape)
+    workers = inputs.as_workers(workers)
+    mask = None if where is None else inputs.as_mask(where, a.shape)
+    strides = None if mask is None else mask.strides
+    # This one checks the axes; the walk has a row for every token, whose state is the row's.
+    result = inputs.plan_for(
+        *(a.shape, a.strides, a.dtype, a.flags.aligned, batch_axis, keep_axis, False, widened),
+        *(strides, lengths is not None),
+    )
+    both = tuple(sorted((*result.batch_axes, *result.keep_axes)))
+    counts = None
+    if lengths is not None:
+        lengths = inputs.as_lengths(lengths, a.shape, batch_axis, keep_axis)
+        counts = _inside(lengths, result.shape, result.batch_axes[0] > result.keep_axes[0])
+    plan = make_plan(
+        *(a.shape, a.strides, a.dtype, a.flags.aligned, both, (), False, widened),
+        *(strides, counts is not None),
+    )
+    cells = np.empty((*result.shape, 3)) if cells is None else cells
+    if plan.way == "empty":
+        cells[...] = -math.inf, 0.0, 0.0
+    else:
+        from nbfagg.cpu import launch
+
+        launch.run(
+            plan, a, scale, False, np.empty(plan.shape, plan.kind), cells,
+            workers, mask, counts, apart=True,
+        )  # fmt: skip
+        results.settle_infinite_cells(cells, a, both, mask)
+    batch_dims = tuple(both.index(axis) for axis in result.batch_axes)
+    return State(cells, batch_dims, result.dtype, plan.kind, scale)
 
 
 def flat(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

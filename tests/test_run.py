@@ -156,6 +156,24 @@ def test_columns_of_a_result_are_not_written_number_by_number(monkeypatch):
     assert len(written) == -(-100_000 // (targets.SPAN // 200))
 
 
+@pytest.mark.parametrize(("nbytes", "direct"), [(20_000, True), (8_000, False), (300, False)])
+def test_states_of_a_single_region_are_written_where_they_belong(nbytes, direct, in_pieces, monkeypatch):
+    in_pieces(nbytes)
+    given = []
+    take_in = stream.take_in
+    monkeypatch.setattr(
+        stream, "take_in", lambda a, cells, **options: given.append(cells) or take_in(a, cells, **options)
+    )
+    a = logits()
+    back = ended_after(monkeypatch, 20, OSError("gone"))
+    axes = ["--batch-axis", "1", "--keep-axis", "0"]
+    assert run(saved(a), "out.npy", *axes) == 1
+    back()
+    assert run("in.npy", "out.npy", *axes, "--resume") == 0
+    assert apart(np.load("out.npy"), nbfagg.fagg(a, batch_axis=1, keep_axis=0)) <= 1
+    assert {cells is not None for cells in given} == {direct}
+
+
 def test_each_kind_of_step_is_taken():
     """The layouts above: whole rows; regions of rows; parts of a row read twice, or kept in a file."""
     kinds = {}

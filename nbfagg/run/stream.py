@@ -32,6 +32,7 @@ from nbfagg.run.progress import Advance
 from nbfagg.run.sources import Index, Source
 from nbfagg.run.targets import Target, bytes_of, read_at, write_at
 from nbfagg.run.tiles import Layout, Step
+from nbfagg.state import take_in
 
 # How long a signal may wait to be seen.
 LOOK_SECONDS = 0.1
@@ -59,8 +60,8 @@ class Job:
             found["lengths"] = inputs.lengths_here(self.lengths[rows], tokens.start, count)
         return found
 
-    def tile(self, step: Step) -> Any:
-        """Read a tile and give its weights or its state."""
+    def tile(self, step: Step, cells: npt.NDArray[np.float64] | None) -> Any:
+        """Read a tile and give its weights or its state, whose cells there may be room for."""
         options = self.options(step.index)
         seen: Index = ()
         if self.where is not None:
@@ -72,7 +73,7 @@ class Job:
         try:
             if step.kind == "whole":
                 return nbfagg.fagg(a, log=self.log, **options)
-            return State.of(a, **options)
+            return take_in(a, cells, **options)
         finally:
             self.source.done(step.index)
             if self.where is not None:
@@ -186,7 +187,9 @@ class Run:
         """Give each step, with so many tiles under way at most."""
         under_way = 0
         for step in steps:
-            tile = pool.submit(self.job.tile, step) if step.kind in ("whole", "state") else None
+            tile = None
+            if step.kind in ("whole", "state"):
+                tile = pool.submit(self.job.tile, step, self._room(step))
             under_way += tile is not None
             waiting.append((step, tile))
             while under_way >= count:
@@ -222,16 +225,32 @@ class Run:
                 self.region[...] = -math.inf, 0.0, 0.0
         return self.region
 
-    def _merge(self, step: Step, state: State) -> None:
-        """Merge a tile's state into the region's, or put it there if it has all terms of its tokens."""
-        cells = self._gathered(step.region)
+    def _room(self, step: Step) -> npt.NDArray[np.float64] | None:
+        """Give the place of a tile's states, if its thread can write them there: a copy less of each.
+
+        Of a run that ended before it took the tile up, they are written again.
+        """
+        layout = self.job.layout
+        if step.kind != "state" or not layout.whole_tokens or layout.region != layout.result_shape:
+            return None
+        cells = self._place(step)
+        return cells if cells.flags.c_contiguous else None
+
+    def _place(self, step: Step) -> npt.NDArray[np.float64]:
+        """Give a tile's part of its region's cells."""
         place = tuple(
             slice(step.index[axis].start - part.start, step.index[axis].stop - part.start)
             for axis, part in zip(self.job.layout.result, step.region, strict=True)
         )
+        return self._gathered(step.region)[place]
+
+    def _merge(self, step: Step, state: State) -> None:
+        """Merge a tile's state into the region's, or put it there if it has all terms of its tokens."""
+        cells = self._place(step)
         if not self.job.layout.whole_tokens:
-            state = replace(state, cells=cells[place]).merge(state)
-        cells[place] = state.cells
+            state = replace(state, cells=cells).merge(state)
+        if not np.may_share_memory(cells, state.cells):
+            cells[...] = state.cells
 
     def _state(self, cells: npt.NDArray[np.float64]) -> State:
         """Give the state of a region."""
