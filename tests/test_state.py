@@ -51,6 +51,25 @@ def merge_all(states, axis="summed"):
 
 # --- of one array --------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("spread", [3.0, 300.0])
+@pytest.mark.parametrize("special", [0.0, np.nan, np.inf, -np.inf, 1e30, -1e30])
+@every_dtype
+def test_rows_that_take_turns(dtype, special, spread):
+    """The kept axis before the batch axis: the same bits, and a special row changes those of no other."""
+    usual = (normal((5, 200, 3), np.float64) / 3 * spread).astype(dtype)
+    a = usual.copy()
+    with np.errstate(over="ignore"):
+        a[2, 7:] = np.float64(special).astype(dtype)
+    rows, turned = State.of(a), State.of(a.transpose(1, 0, 2), batch_axis=1, keep_axis=0)
+    np.testing.assert_array_equal(turned.total().cells, rows.total().cells)
+    for log in (False, True):
+        np.testing.assert_array_equal(turned.finalize(log).T, rows.finalize(log))
+    others = [0, 1, 3, 4]
+    np.testing.assert_array_equal(turned.total().cells[others], State.of(usual).total().cells[others])
+    assert_exact(turned, a.transpose(1, 0, 2), batch_axis=1, keep_axis=0)
+
+
 SHAPES = [(3, 10, 5, 20), (2, 300, 3), (900, 3, 1), (3, 5000, 1), (3, 4, 5000), (2, 40, 64), (1, 3, 90_000)]
 
 

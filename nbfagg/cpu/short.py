@@ -170,7 +170,7 @@ def _grouper(width):
         count = lanes(unit)
         for _ in range(0, groups, count):
             value = sum_groups(unit, address, width)
-            # Apart, the powers of two add exactly and the rest is small.
+            # Apart, the powers of two of float32 add exactly, and the rest is small.
             other = splat(unit, type_as(unit, 0.0))
             if gap:
                 other = with_lost(sum_groups(unit, address + gap, width), unit, address, width)
