@@ -706,7 +706,7 @@ def test_without_rich_only_the_end_is_said(capsys, monkeypatch, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.0)
     assert run(saved(logits()), "out.npy") == 0
-    assert capsys.readouterr().err.count("nbfagg run: 4.03e-05 GB in 0.") == (not terminal)
+    assert capsys.readouterr().err.count("nbfagg run: 4.03e-05 GB in ") == (not terminal)
 
 
 def test_a_short_run_imports_no_rich():
