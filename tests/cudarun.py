@@ -17,7 +17,8 @@ from nbfagg.cuda.law import law_for
 # So small that arrays of a few hundred numbers go every way.
 TINY = plans.Limits(
     block=64, whole_row=600, shared=5120, block_terms=200, chunk=100, row_cells=16, row_blocks=4,
-    block_cells=64, group=9700, groups=3, last_tokens=20, last_cells=64, piece=16,
+    block_cells=64, group=9700, groups=3, last_tokens=20, last_cells=64, piece=16, few=40, many=120,
+    blocks=3,
 )  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def run(plan, law, arrays, changes):
         "law": tuple(map(real, law)),
         "work": np.full(plan.space, 1.2345e30, real),
         "tickets": np.zeros(max(1, plan.rows), np.int32),
+        "listed": np.zeros(plan.listed, np.int32),
         "limits": np.zeros(1, np.int64),
         "mask": np.zeros(1, np.uint8),
         "lse": np.zeros(1, real),
@@ -90,7 +92,9 @@ def run(plan, law, arrays, changes):
         name, arguments = kernels.KERNELS[step.kernel]
         kernel = name(primitives, plan.kind, plan.block)
         cudasim.launch(kernel, step.grid, plan.block, step.room, [given[n] for n in arguments], Order.now)
+    # Ready for the next call.
     assert not given["tickets"].any()
+    assert not given["listed"][:2].any()
 
 
 def plan_for(

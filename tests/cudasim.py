@@ -150,9 +150,9 @@ def integer(array, index):
     return int(array[_inside(array, index)])
 
 
-def draw(tickets, index):
+def draw(tickets, index, count):
     before = int(tickets[_inside(tickets, index)])
-    tickets[index] += 1
+    tickets[index] += count
     return before
 
 

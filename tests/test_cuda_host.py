@@ -104,6 +104,7 @@ def simulate(name, kind, grid, block, shared, parameters, size):
     given, at = [], 0
     types = {
         "a": cudasim.NUMPY[kind.storage], "mask": np.uint8, "limits": np.int64, "tickets": np.int32,
+        "listed": np.int32,
         "lse": real, "work": real, "grad_lse": real,
     }  # fmt: skip
     for argument in arguments:
@@ -233,6 +234,17 @@ def test_gradient_and_packed(gpu):
     place = Array(rows.copy())
     assert nbfagg.fagg_packed_vjp(Array(g), place, Array(offsets), alpha, lse, out=place) is place
     np.testing.assert_array_equal(place.values, given)
+
+
+def test_packed_rows_too_large_for_a_block(gpu):
+    """Their list is kept from call to call, and found empty each time; one of fewer rows among them."""
+    first = np.array([0, 400, 410, 900])
+    for offsets in (first, np.array([0, 10, 500]), first):
+        x = logits(offsets[-1], 3)
+        alpha = nbfagg.fagg_packed(Array(x), Array(offsets))
+        exact = reference.fagg_packed(x, offsets)
+        np.testing.assert_allclose(values_of(alpha), exact.astype(float), rtol=1e-6)
+    assert {(0, "work"), (0, "listed")} == set(driver.device(0)._spaces)
 
 
 class OnlyDLPack:

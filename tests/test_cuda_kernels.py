@@ -11,6 +11,7 @@ exponential and
 the products.
 """
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -32,6 +33,7 @@ from nbfagg.cuda import (
     rows,
     short,
     short_gradient,
+    short_packed,
     staged,
     walk,
     weights,
@@ -302,6 +304,63 @@ def test_packed(shape, storage):
             assert (np.abs(given[first:last] - wanted[0]) <= largest[0] * unit + 2.0**-23).all()
 
 
+# Tokens of rows: for eight threads and none, a warp, the block, and too large for shared memory.
+LENGTHS = [3, 0, 1, 40, 7, 2, 0, 90, 5, 1, 2, 3, 4, 500, 1, 1, 900, 700, 0, 60, 11, 200, 0]
+
+
+@each
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("terms", [1, 2, 3, 4, 7])
+def test_packed_rows_of_short_tokens(terms, log, storage):
+    """Of any lengths side by side, from wherever they begin, and each to the bits that it has alone."""
+    random = np.random.default_rng(terms)
+    offsets = np.cumsum([0, *LENGTHS])
+    raw = numbers(random, (offsets[-1], terms), storage)
+    raw = raw.view(np.float16) if storage == "f2" else raw
+    alpha, lse = cudarun.fagg_packed(cudarun.lay(raw), offsets, log=log)
+    exact, exact_lse = reference.fagg_packed(plain(raw, storage), offsets, log=log, return_lse=True)
+    assert_close(alpha, exact, storage, "log" if log else "alpha")
+    assert_close(lse, exact_lse, storage, "lse")
+    if terms == 3:
+        # Unaligned or not, and fewer in a block.
+        limits = dataclasses.replace(cudarun.TINY, blocks=10)
+        for first, last in ((0, len(LENGTHS)), (3, 9), (13, 14), (15, 19), (0, 5)):
+            begin, end = offsets[first], offsets[last]
+            some, some_lse = cudarun.fagg_packed(
+                cudarun.lay(raw[begin:end], offset=(first + 1) % 4), offsets[first : last + 1] - begin,
+                log=log, limits=limits,
+            )  # fmt: skip
+            np.testing.assert_array_equal(some, alpha[begin:end])
+            np.testing.assert_array_equal(some_lse, lse[first:last])
+
+
+def test_packed_rows_of_short_tokens_go_each_way():
+    def steps(shape, rows):
+        kind = kind_of("f4")
+        plan = cudarun.plans.make_plan(
+            kind, shape, (4 * shape[1], 4), True, (), (0,), False, packed_rows=rows, limits=cudarun.TINY
+        )
+        return [(step.kernel, step.grid) for step in plan.steps]
+
+    pieces = [("packed_pieces", 3), ("short_packed_pieces", 3)]
+    assert steps((100, 4), 7) == [("short_packed", 3)]
+    assert steps((2000, 4), 23) == [("short_packed", 23), *pieces]
+    assert steps((100, 3), 900) == [("short_packed_unaligned", 15)]
+    assert [name for name, _ in steps((40, 40), 3)] == ["rows", "packed"]
+
+
+def test_offsets_that_make_no_rows_touch_nothing_else():
+    """Their values are not looked at beforehand. What is around the arrays would change, or raise."""
+    random = np.random.default_rng(2)
+    a = cudarun.lay(random.normal(0, 3, (2000, 3)).astype(np.float32))
+    for offsets in (
+        [0, 1500, 20, 1900, 7, 2000], [-5, 30, 99999], [2**40, -(2**40), 3], [0, 2000] * 9, [900, 30, 30, 2]
+    ):  # fmt: skip
+        alpha, lse = cudarun.fagg_packed(a, np.array(offsets, np.int64))
+        assert len(alpha) == 2000
+        assert len(lse) == len(offsets) - 1
+
+
 def test_a_row_has_the_same_bits_in_any_batch():
     random = np.random.default_rng(8)
     for shape in ((7, 5, 3), (9, 16, 4), (7, 5, 40), (3, 40, 33), (3, 2, 500), (3, 1200, 1)):
@@ -456,59 +515,60 @@ def without(source, place):
 
 BARRIERS = [
     (module, i)
-    for module in (finish, rows, short, short_gradient, staged, walk, gradient)
+    for module in (finish, rows, short, short_gradient, short_packed, staged, walk, gradient)
     for i in range(len(re.findall(r"\bsync\(\)\n", source_of(module))))
 ]
 
 
-@functools.cache
 def all_results():
-    """Give results and gradients of a few ways, or what fails."""
-    out = []
-    try:
-        for name in (
-            "whole rows",
-            "short tokens",
-            "short tokens of eight",
-            "short tokens of two terms",
-            "tiny tokens, large rows",
-            "last block",
-            "many tokens",
-            "middle axis kept",
-            "batch innermost",
-            "mask, split",
-            "lengths",
-        ):
-            a, options, _ = case(name, "f4")
-            alpha, lse = cudarun.fagg(a, return_lse=True, **options)
-            out += [
-                alpha,
-                lse,
-                cudarun.fagg_vjp(np.ones_like(np.ascontiguousarray(alpha)), a, alpha, **options),
-            ]
-        a = cudarun.lay(np.random.default_rng(0).normal(0, 3, (90, 5)).astype(np.float32))
+    """Give results and gradients of a few ways, one after the other."""
+    for name in (
+        "short tokens of eight",
+        "whole rows",
+        "short tokens",
+        "short tokens of two terms",
+        "tiny tokens, large rows",
+        "last block",
+        "many tokens",
+        "middle axis kept",
+        "batch innermost",
+        "mask, split",
+        "lengths",
+    ):
+        a, options, _ = case(name, "f4")
+        alpha, lse = cudarun.fagg(a, return_lse=True, **options)
+        yield alpha, lse, cudarun.fagg_vjp(np.ones_like(np.ascontiguousarray(alpha)), a, alpha, **options)
+    of_lse = np.ones(2, np.float32)
+    for shape in (90, 5), (90, 40):
+        a = cudarun.lay(np.random.default_rng(0).normal(0, 3, shape).astype(np.float32))
         alpha, lse = cudarun.fagg_packed(a, np.array([0, 70, 90]))
         grad = np.random.default_rng(1).normal(size=90).astype(np.float32)
-        of_lse = np.ones(2, np.float32)
-        out += [
-            alpha,
-            lse,
-            cudarun.fagg_packed(a, np.array([0, 70, 90]), grad=grad, alpha=alpha, grad_lse=of_lse),
-        ]
-        many = cudarun.lay(np.random.default_rng(2).normal(0, 3, (1, 200, 4)).astype(np.float32))
-        alpha = cudarun.fagg(many)
-        out += [
-            cudarun.fagg_vjp(np.random.default_rng(1).normal(size=(1, 200)).astype(np.float32), many, alpha)
-        ]
-    except cudasim.Fault as fault:
-        return str(fault)
-    return out
+        slopes = cudarun.fagg_packed(a, np.array([0, 70, 90]), grad=grad, alpha=alpha, grad_lse=of_lse)
+        yield alpha, lse, slopes
+    # A block with rows of every length, two too large for it side by side, and one for all their pieces.
+    a = cudarun.lay(np.random.default_rng(0).normal(0, 3, (sum(LENGTHS), 3)).astype(np.float32))
+    limits = dataclasses.replace(cudarun.TINY, blocks=1)
+    yield cudarun.fagg_packed(a, np.cumsum([0, *LENGTHS, *[0] * 400]), limits=limits)
+    many = cudarun.lay(np.random.default_rng(2).normal(0, 3, (1, 200, 4)).astype(np.float32))
+    alpha = cudarun.fagg(many)
+    grad = np.random.default_rng(1).normal(size=(1, 200)).astype(np.float32)
+    yield (cudarun.fagg_vjp(grad, many, alpha),)
 
 
-def equal(one, two):
-    if isinstance(one, str) or isinstance(two, str):
-        return False
-    return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(one, two, strict=True))
+@functools.cache
+def right_results():
+    return list(all_results())
+
+
+def is_noticed():
+    """Say whether a result differs or a fault is raised; what comes after that need not be run."""
+    try:
+        for found, right in zip(all_results(), right_results(), strict=True):
+            if not all(np.array_equal(x, y, equal_nan=True) for x, y in zip(found, right, strict=True)):
+                return True
+    except cudasim.Fault:
+        return True
+    return False
 
 
 @pytest.mark.parametrize(
@@ -517,6 +577,7 @@ def equal(one, two):
 def test_every_barrier_is_needed(module, place, order, monkeypatch):
     if order == -1:
         pytest.skip("both orders are run at once")
+    assert right_results()
     source, _ = without(source_of(module), place)
     mutant = compile(source, module.__file__, "exec")
     fields = dict(vars(module))
@@ -526,20 +587,16 @@ def test_every_barrier_is_needed(module, place, order, monkeypatch):
             # The mutant's functions in the module's place, and the kernels' table made anew.
             monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(kernels, "KERNELS", rebuilt())
-    results = []
     for way in (1, -1):
         cudarun.Order.now = way
-        all_results.cache_clear()
-        results.append(all_results())
-    all_results.cache_clear()
-    monkeypatch.undo()
-    cudarun.Order.now = 1
-    right = all_results()
-    all_results.cache_clear()
-    assert isinstance(right, list)
-    # No plain assertion: its message would print all of them.
-    if equal(results[0], right) and equal(results[1], right):
-        pytest.fail("nothing differs without this barrier")
+        if is_noticed():
+            return
+    pytest.fail("nothing differs without this barrier")
+
+
+def test_nothing_is_noticed_where_nothing_is_wrong():
+    """In either order of threads."""
+    assert not is_noticed()
 
 
 def rebuilt():

@@ -28,13 +28,14 @@ TOOLS = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
 def blocks_of(kind: Kind, kernel: str) -> int:
     """Give how many blocks of 256 threads a multiprocessor has to have registers for.
 
-    64 registers a thread; 80 in walks, gradients, unaligned half precision and unaligned pieces; 128 in
-    float64, and all there are where halves come to it eight at a time: with fewer, they spill.
+    64 registers a thread; 80 in walks, gradients, packed rows of short tokens, unaligned half precision and
+    unaligned pieces; 128 in float64, and all there are where halves come to it eight at a time: with fewer,
+    they spill.
     """
     if kind.wide:
         return 1 if kind.item == 2 else 2
     heavy = kernel.startswith("walk") or "gradient" in kernel or (kind.half and kernel.endswith("unaligned"))
-    heavy = heavy or kernel == "short_pieces_unaligned"
+    heavy = heavy or kernel == "short_pieces_unaligned" or kernel.startswith("short_packed")
     return 3 if heavy else 4
 
 

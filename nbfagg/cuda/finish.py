@@ -122,18 +122,21 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
         return log_sum_exp(M, (total + rest) * UNLIFT, law, law[SCALE])
 
     @jit
-    def whole_row(work, row, tid, scratch, law, geo):
-        """Merge the totals of a row's blocks or pieces; every thread of the block has to come here."""
-        parts = geo[ROWS] * geo[ROW_BLOCKS]
-        at = geo[PARTS] + row * geo[ROW_BLOCKS]
+    def merge_all(work, at, step, count, pitch, tid, scratch, law):
+        """Merge states whose maxima, sums and rests lie `pitch` apart; all threads of a block come."""
         m, s, rest = NINF, ZERO, ZERO
         i = tid
-        while i < geo[ROW_BLOCKS]:
-            m, s, rest = merge(
-                m, s, rest, get(work, at + i), get(work, at + parts + i), get(work, at + 2 * parts + i), law
-            )
+        while i < count:
+            j = at + i * step
+            m, s, rest = merge(m, s, rest, get(work, j), get(work, pitch + j), get(work, 2 * pitch + j), law)
             i += BLOCK
         return meet(m, s, rest, tid, tid, BLOCK, scratch, law)
+
+    @jit
+    def whole_row(work, row, tid, scratch, law, geo):
+        """Merge the totals of a row's blocks or pieces; every thread of the block has to come here."""
+        at = geo[PARTS] + row * geo[ROW_BLOCKS]
+        return merge_all(work, at, 1, geo[ROW_BLOCKS], geo[ROWS] * geo[ROW_BLOCKS], tid, scratch, law)
 
     @jit
     def limits_of(limits, row, geo):
@@ -145,6 +148,7 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, block: int) -> Simp
 
     return SimpleNamespace(
         whole_row=whole_row,
+        merge_all=merge_all,
         limits_of=limits_of,
         gather=gather,
         meet=meet,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from nbfagg.cuda import gradient, rows, short, short_gradient, walk, weights
+from nbfagg.cuda import gradient, rows, short, short_gradient, short_packed, walk, weights
 from nbfagg.cuda.kinds import Kind
 
 
@@ -25,6 +25,9 @@ _ROWS = ("a", "limits", "alpha", "lse", "work", "tickets", "law", "geo")
 _SHORT = ("a", "limits", "alpha", "lse", "law", "geo")
 _PIECES = ("a", "limits", "work", "law", "geo")
 _SHORT_PIECES = ("a", "limits", "alpha", "lse", "work", "law", "geo")
+_PACKED = ("a", "limits", "alpha", "lse", "listed", "law", "geo")
+_LISTED = ("a", "limits", "work", "listed", "law", "geo")
+_PACKED_PIECES = ("a", "limits", "alpha", "lse", "work", "listed", "law", "geo")
 _WALK = ("a", "mask", "limits", "work", "law", "geo")
 _FINISH = ("alpha", "lse", "work", "law", "geo")
 _ROWS_GRADIENT = ("a", "grad", "alpha", "limits", "out", "work", "law", "geo")
@@ -38,6 +41,12 @@ KERNELS = {
     "pieces_unaligned": Kernel(_flagged(short.make_pieces, False), _PIECES),
     "short_pieces": Kernel(_flagged(short.make_short_pieces, True), _SHORT_PIECES),
     "short_pieces_unaligned": Kernel(_flagged(short.make_short_pieces, False), _SHORT_PIECES),
+    "short_packed": Kernel(_flagged(short_packed.make, True), _PACKED),
+    "short_packed_unaligned": Kernel(_flagged(short_packed.make, False), _PACKED),
+    "packed_pieces": Kernel(_flagged(short_packed.make_pieces, True), _LISTED),
+    "packed_pieces_unaligned": Kernel(_flagged(short_packed.make_pieces, False), _LISTED),
+    "short_packed_pieces": Kernel(_flagged(short_packed.make_short_pieces, True), _PACKED_PIECES),
+    "short_packed_pieces_unaligned": Kernel(_flagged(short_packed.make_short_pieces, False), _PACKED_PIECES),
     "walk": Kernel(_flagged(walk.make, False), _WALK),
     "walk_masked": Kernel(_flagged(walk.make, True), _WALK),
     "small": Kernel(weights.make_small, _FINISH),

@@ -64,6 +64,15 @@ class Limits:
         The same of cells.
     piece : int
         Cells, and tokens, of a row that a block takes where weights have a launch of their own.
+    few : int
+        Numbers of a packed row of short tokens that eight threads take, at most: 32 for each of them, beside
+        which their fixed cost, some 200 instructions, is a fifth. Of a shorter row some would be idle.
+    many : int
+        Numbers of such a row that a warp takes, at most: 128 for each of its threads. The block would have
+        two barriers to wait at, and less than 16 for each of its own.
+    blocks : int
+        Blocks to have, at least, where packed rows could all be in fewer: four for each of 132
+        multiprocessors. As many share the pieces of larger rows, of which the host cannot know the number.
     """
 
     block: int = 256
@@ -81,6 +90,9 @@ class Limits:
     last_tokens: int = 4096
     last_cells: int = 16384
     piece: int = 2048
+    few: int = 256
+    many: int = 4096
+    blocks: int = 528
 
 
 STANDARD = Limits()
@@ -104,6 +116,7 @@ class Plan:
     steps: tuple[Step, ...]
     geometry: tuple[int, ...]
     space: int  # numbers of the arithmetic in the workspace
+    listed: int  # integers of the list of packed rows' pieces
     rows: int
     tokens: int
     block: int
@@ -193,8 +206,7 @@ def _short_steps(
     kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, head: list[int]
 ) -> tuple[Step, ...]:
     """Decide for rows that are kept in shared memory, filling the geometry; none where they do not fit."""
-    # What the kernel's own areas leave: four numbers of each thread, three of each warp.
-    room = limits.shared // (8 if kind.wide else 4) - 4 * limits.block - 3 * max(1, limits.block // 32)
+    room = _room_of_rows(kind, limits)
     vectors = -(-tokens * terms // kind.vector)
     choices = []
     for span in (1 << i for i in range(limits.block.bit_length())):
@@ -213,6 +225,41 @@ def _short_steps(
     head[geometry.WRITERS] = _writers(block_rows, tokens, limits.block)
     name = "short" if aligned else "short_unaligned"
     return (Step(name, -(-rows // block_rows), block_rows * head[geometry.ROW_ROOM]),)
+
+
+def _room_of_rows(kind: Kind, limits: Limits) -> int:
+    """Give the numbers of rows in shared memory beside four for each thread, three for each warp."""
+    return limits.shared // (8 if kind.wide else 4) - 4 * limits.block - 3 * max(1, limits.block // 32)
+
+
+def _short_packed_steps(
+    kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, head: list[int]
+) -> tuple[tuple[Step, ...], int]:
+    """Decide for packed rows of short tokens, of which only the number is known."""
+    # The list of larger rows lies beside them.
+    own = (4 + 2 * limits.block) * 4 // (8 if kind.wide else 4)
+    room = (_room_of_rows(kind, limits) - own) // kind.vector * kind.vector
+    head[geometry.ROWS], head[geometry.ROW_ROOM] = rows, room
+    head[geometry.FEW], head[geometry.MANY] = limits.few, limits.many
+    # Half of the room is to be filled where rows are as long as each other, for they are not.
+    together = room * rows // (2 * (tokens * terms + rows * kind.vector))
+    block_rows = max(1, min(together, limits.block, -(-rows // limits.blocks)))
+    head[geometry.BLOCK_ROWS] = block_rows
+    end = "" if aligned else "_unaligned"
+    steps = (Step(f"short_packed{end}", -(-rows // block_rows), room),)
+    if tokens * terms <= room - kind.vector:
+        return steps, 0
+    tokens_of = _piece_room(kind, terms, limits)
+    # A row on the list has more than one and a half pieces.
+    listed = 2 * (tokens // tokens_of)
+    head[geometry.PIECE_TOKENS], head[geometry.ROW_BLOCKS] = tokens_of, limits.row_blocks
+    head[geometry.LISTED], head[geometry.LIST_BLOCKS] = listed, min(listed, limits.blocks)
+    blocks = head[geometry.LIST_BLOCKS]
+    pieces = (
+        Step(f"packed_pieces{end}", blocks, 0),
+        Step(f"short_packed_pieces{end}", blocks, tokens_of * terms),
+    )
+    return (*steps, *pieces), 3 * listed
 
 
 def _piece_room(kind: Kind, terms: int, limits: Limits) -> int:
@@ -419,6 +466,9 @@ def make_plan(
             lines = lines and begin[2] % 16 == 0 and not (batches and batches[0].out % 16)
         if out is not None and terms * item < limits.short:
             steps = _short_gradient_step(kind, rows, tokens, terms, limits, lines, head)
+        elif out is None and packed and terms * item < limits.short:
+            vectors = lines and terms * item % 16 == 0
+            steps, space = _short_packed_steps(kind, packed_rows, tokens, terms, limits, vectors, head)
         elif out is None and not apart and terms * item < limits.short:
             steps = _short_steps(kind, rows, tokens, terms, limits, lines, head)
             if not steps and terms * item <= limits.again:
@@ -436,7 +486,7 @@ def make_plan(
     if out is not None:
         out_row = batches[0].out // int(kind.result[1]) if len(batches) == 1 else 0
         steps, space = _gradient_steps(rows, tokens, packed_rows, out_row, steps, space, limits, head)
-    elif packed:
+    elif packed and not (steps and steps[0].kernel.startswith("short")):
         steps = (*steps, Step("packed", packed_rows, 0))
     elif not states and rows and (not steps or steps[0].kernel.startswith("walk")):
         more, further = _finish_steps(rows, tokens, limits, head)
@@ -460,6 +510,7 @@ def make_plan(
         steps=steps,
         geometry=tuple(head),
         space=space,
+        listed=2 + 2 * head[geometry.LISTED] if head[geometry.LISTED] else 0,
         rows=rows,
         tokens=tokens,
         block=limits.block,

@@ -101,6 +101,7 @@ def compile_kernel(function, kind, arguments, target, bounds):
         "grad_lse": types.CPointer(real),
         "work": types.CPointer(real),
         "tickets": types.CPointer(types.int32),
+        "listed": types.CPointer(types.int32),
         "law": types.UniTuple(real, 6),
         "geo": types.UniTuple(types.int64, geometry.LENGTH),
     }
@@ -145,14 +146,14 @@ def fence():
 
 
 @intrinsic
-def draw(typing, tickets, index):
-    """Give a row's ticket: how many blocks drew one before."""
+def draw(typing, tickets, index, count):
+    """Draw so many tickets at once: give how many were drawn before."""
 
     def generate(context, builder, sig, args):
         place = _place(context, builder, sig.args[0], args[0], args[1])
-        return builder.atomic_rmw("add", place, ir.Constant(i32, 1), "monotonic")
+        return builder.atomic_rmw("add", place, args[2], "monotonic")
 
-    return types.int32(tickets, index), generate
+    return types.int32(tickets, index, types.int32), generate
 
 
 def shared(count, real):

@@ -112,7 +112,7 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
             put(work, geo[PARTS] + 2 * parts + number(), rest)
             if geo[LAST]:
                 fence()
-                put(note, 0, draw(tickets, first))
+                put(note, 0, draw(tickets, first, 1))
         if not geo[LAST]:
             return
         sync()

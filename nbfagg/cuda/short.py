@@ -75,8 +75,9 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
         while r < geo[BLOCK_ROWS] and first + r < geo[ROWS]:
             row = first + r
             write(
-                stage, r * geo[ROW_ROOM], t, included(limits, row, geo), geo[TOKENS], alpha,
-                row * geo[TOKENS], get(tops, r), get(wholes, r), get(lost, r), get(inverse, r), law, geo,
+                stage, r * geo[ROW_ROOM] + t * geo[TERMS], t, included(limits, row, geo), geo[TOKENS], alpha,
+                row * geo[TOKENS], geo[WRITERS], get(tops, r), get(wholes, r), get(lost, r), get(inverse, r),
+                law, geo,
             )  # fmt: skip
             r += divide(BLOCK, geo[WRITERS])
 
@@ -144,8 +145,8 @@ def make_short_pieces(P: SimpleNamespace, kind: Kind, aligned: bool, block: int)
             put(lse, row, row_lse(M, total, rest, law))
         sync()
         write(
-            stage, 0, tid, count, tokens, alpha, row * geo[TOKENS] + first, M, total, rest,
-            row_inverse(M, total), law, geo,
+            stage, tid * geo[TERMS], tid, count, tokens, alpha, row * geo[TOKENS] + first, geo[WRITERS],
+            M, total, rest, row_inverse(M, total), law, geo,
         )  # fmt: skip
 
     return short_pieces

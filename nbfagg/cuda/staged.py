@@ -8,9 +8,7 @@ from typing import Any
 from nbfagg.cuda import absorb, geometry
 from nbfagg.cuda.kinds import Kind
 
-TOKENS, TERMS, WRITERS, LIMITED, LOG = (
-    geometry.TOKENS, geometry.TERMS, geometry.WRITERS, geometry.LIMITED, geometry.LOG,
-)  # fmt: skip
+TOKENS, TERMS, LIMITED, LOG = geometry.TOKENS, geometry.TERMS, geometry.LIMITED, geometry.LOG
 
 
 def make(P: SimpleNamespace, F: SimpleNamespace, done: SimpleNamespace, kind: Kind, aligned: bool) -> Any:
@@ -83,11 +81,9 @@ def make(P: SimpleNamespace, F: SimpleNamespace, done: SimpleNamespace, kind: Ki
         return geo[TOKENS]
 
     @jit
-    def write(stage, place, t, count, tokens, alpha, out, M, total, rest, inverse, law, geo):
-        """Write a thread's share of the tokens from `place` on, of which the first `count` are included."""
-        i = t
-        terms, stride = geo[TERMS], geo[WRITERS]
-        at = place + t * terms
+    def write(stage, at, t, count, tokens, alpha, out, stride, M, total, rest, inverse, law, geo):
+        """Write every `stride`-th token from the one at `at`, number t; the first `count` are included."""
+        i, terms = t, geo[TERMS]
         if geo[LOG]:
             while i < count:
                 m, s = token_state(stage, at, terms, law)
