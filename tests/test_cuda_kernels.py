@@ -306,6 +306,8 @@ def test_packed(shape, storage):
 
 # Tokens of rows: for eight threads and none, a warp, the block, and too large for shared memory.
 LENGTHS = [3, 0, 1, 40, 7, 2, 0, 90, 5, 1, 2, 3, 4, 500, 1, 1, 900, 700, 0, 60, 11, 200, 0]
+# So many more that several rows share a block.
+LENGTHS += [0] * 200
 
 
 @each
@@ -332,6 +334,14 @@ def test_packed_rows_of_short_tokens(terms, log, storage):
             )  # fmt: skip
             np.testing.assert_array_equal(some, alpha[begin:end])
             np.testing.assert_array_equal(some_lse, lse[first:last])
+
+
+def test_packed_rows_that_fill_the_shared_memory_of_a_block():
+    """Where each of them begins at a multiple of 16 bytes: others have less room than they have numbers."""
+    x = np.random.default_rng(1).normal(0, 3, (128, 5)).astype(np.float32)
+    offsets = np.cumsum([0, *[2] * 64, *[0] * 200])
+    alpha, _ = cudarun.fagg_packed(cudarun.lay(x), offsets)
+    assert_close(alpha, reference.fagg_packed(x, offsets), "f4", "alpha")
 
 
 def test_packed_rows_of_short_tokens_go_each_way():
@@ -548,7 +558,7 @@ def all_results():
     # A block with rows of every length, two too large for it side by side, and one for all their pieces.
     a = cudarun.lay(np.random.default_rng(0).normal(0, 3, (sum(LENGTHS), 3)).astype(np.float32))
     limits = dataclasses.replace(cudarun.TINY, blocks=1)
-    yield cudarun.fagg_packed(a, np.cumsum([0, *LENGTHS, *[0] * 400]), limits=limits)
+    yield cudarun.fagg_packed(a, np.cumsum([0, *LENGTHS]), limits=limits)
     many = cudarun.lay(np.random.default_rng(2).normal(0, 3, (1, 200, 4)).astype(np.float32))
     alpha = cudarun.fagg(many)
     grad = np.random.default_rng(1).normal(size=(1, 200)).astype(np.float32)
