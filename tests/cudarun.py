@@ -17,7 +17,7 @@ from nbfagg.cuda.law import law_for
 # So small that arrays of a few hundred numbers go every way.
 TINY = plans.Limits(
     block=64, whole_row=600, shared=5120, block_terms=200, chunk=100, row_cells=16, row_blocks=4,
-    block_cells=64, group=9700, groups=3, last_tokens=20, last_cells=64, piece=16, few=40, many=120,
+    block_cells=64, group=9700, groups=3, last_tokens=20, last_cells=64, piece=16, share=5,
     blocks=3,
 )  # fmt: skip
 

@@ -336,6 +336,16 @@ def test_packed_rows_of_short_tokens(terms, log, storage):
             np.testing.assert_array_equal(some_lse, lse[first:last])
 
 
+def test_packed_rows_in_a_block_of_several_times_four_warps():
+    x = np.random.default_rng(1).normal(0, 3, (sum(LENGTHS), 3)).astype(np.float32)
+    offsets = np.cumsum([0, *LENGTHS])
+    limits = dataclasses.replace(cudarun.TINY, block=256, shared=16000, share=2)
+    alpha, lse = cudarun.fagg_packed(cudarun.lay(x), offsets, limits=limits)
+    exact, exact_lse = reference.fagg_packed(x, offsets, return_lse=True)
+    assert_close(alpha, exact, "f4", "alpha")
+    assert_close(lse, exact_lse, "f4", "lse")
+
+
 def test_packed_rows_that_fill_the_shared_memory_of_a_block():
     """Where each of them begins at a multiple of 16 bytes: others have less room than they have numbers."""
     x = np.random.default_rng(1).normal(0, 3, (128, 5)).astype(np.float32)
@@ -354,7 +364,7 @@ def test_packed_rows_of_short_tokens_go_each_way():
 
     pieces = [("packed_pieces", 3), ("short_packed_pieces", 3)]
     assert steps((100, 4), 7) == [("short_packed", 3)]
-    assert steps((2000, 4), 23) == [("short_packed", 23), *pieces]
+    assert steps((2000, 4), 23) == [("short_packed", 12), *pieces]
     assert steps((100, 3), 900) == [("short_packed_unaligned", 15)]
     assert [name for name, _ in steps((40, 40), 3)] == ["rows", "packed"]
 

@@ -36,12 +36,11 @@
     ROW_ROOM,  # numbers of dynamic shared memory for a row that lies there
     WRITERS,  # threads that write such a row's tokens, a power of two
     FIRST,  # row with which a launch begins, where rows have several
-    FEW,  # numbers of a packed row that eight threads take, at most
-    MANY,  # and a warp
+    SHARE,  # numbers of a packed row for a thread, at most, before the row gets more threads
     LISTED,  # pieces of packed rows for which the list has room
     LIST_BLOCKS,  # blocks that share what is on it
-) = range(39)
-HEAD = 39
+) = range(38)
+HEAD = 38
 # Then three tables of AXES axes each: of cells (batch and kept, in memory's order), of terms. An
 # axis is its size, its pitch in the logits, in the mask and in the gradient, and its step in cells.
 AXES = 4

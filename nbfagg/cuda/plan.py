@@ -64,12 +64,10 @@ class Limits:
         The same of cells.
     piece : int
         Cells, and tokens, of a row that a block takes where weights have a launch of their own.
-    few : int
-        Numbers of a packed row of short tokens that eight threads take, at most: 32 for each of them, beside
-        which their fixed cost, some 200 instructions, is a fifth. Of a shorter row some would be idle.
-    many : int
-        Numbers of such a row that a warp takes, at most: 128 for each of its threads. The block would have
-        two barriers to wait at, and less than 16 for each of its own.
+    share : int
+        Numbers of a packed row of short tokens for each of its threads, at most, before it gets four times as
+        many: beside 32 of them a thread's fixed cost, some 200 instructions, is a fifth, and rows that fill
+        the shared memory keep all of a block's threads at work.
     blocks : int
         Blocks to have, at least, where packed rows could all be in fewer: four for each of 132
         multiprocessors. As many share the pieces of larger rows, of which the host cannot know the number.
@@ -90,8 +88,7 @@ class Limits:
     last_tokens: int = 4096
     last_cells: int = 16384
     piece: int = 2048
-    few: int = 256
-    many: int = 4096
+    share: int = 32
     blocks: int = 528
 
 
@@ -236,13 +233,13 @@ def _short_packed_steps(
     kind: Kind, rows: int, tokens: int, terms: int, limits: Limits, aligned: bool, head: list[int]
 ) -> tuple[tuple[Step, ...], int]:
     """Decide for packed rows of short tokens, of which only the number is known."""
-    # The list of larger rows lies beside them.
-    own = (4 + 2 * limits.block) * 4 // (8 if kind.wide else 4)
+    # The list of larger rows lies beside them, and what aligns it.
+    own = (8 + 3 * limits.block) * 4 // (8 if kind.wide else 4)
     room = (_room_of_rows(kind, limits) - own) // kind.vector * kind.vector
     head[geometry.ROWS], head[geometry.ROW_ROOM] = rows, room
-    head[geometry.FEW], head[geometry.MANY] = limits.few, limits.many
-    # Half of the room is to be filled where rows are as long as each other, for they are not.
-    together = room * rows // (2 * (tokens * terms + rows * kind.vector))
+    head[geometry.SHARE] = limits.share
+    # As many as there is room for if all are as long; others take the block two turns.
+    together = room * rows // (tokens * terms + rows * kind.vector)
     block_rows = max(1, min(together, limits.block, -(-rows // limits.blocks)))
     head[geometry.BLOCK_ROWS] = block_rows
     end = "" if aligned else "_unaligned"

@@ -1,10 +1,10 @@
 """Forward kernels for packed rows of short tokens (short.py), of any lengths: one exponential a logit.
 
 Only the device knows where rows end. `short_packed` gives a block a few rows side by side, and they come to
-shared memory as many at a time as there is room for; then eight threads, a warp or the block take a row, as
-its own length says, so that its sums are those of a row alone. A row that never fits is put on a list, piece
-by piece. `packed_pieces` finds the totals of the pieces on the list, `short_packed_pieces` reads them again
-and writes their weights: as many blocks as the device runs at once, whosesoever they are.
+shared memory as many at a time as there is room for; eight threads, a warp, four warps or the block take a
+row, as its own length says, so that its sums are those of a row alone. A row that never fits is put on a
+list, piece by piece. `packed_pieces` finds the totals of the pieces on the list, `short_packed_pieces` reads
+them again and writes their weights: as many blocks as the device runs at once, whosesoever they are.
 
 The list, `listed`: how many pieces are on it, how many blocks are done with it, then row and piece of each.
 A row's pieces stand side by side, in order; which row comes first is chance, and shows in no result.
@@ -18,11 +18,11 @@ from typing import Any
 from nbfagg.cuda import absorb, finish, formulas, geometry, staged
 from nbfagg.cuda.kinds import Kind
 
-(ROWS, TERMS, BLOCK_ROWS, ROW_ROOM, LOG, WANT_LSE, BEGIN, ALL_TOKENS, ROW_BLOCKS, PIECE_TOKENS, FEW, MANY,
+(ROWS, TERMS, BLOCK_ROWS, ROW_ROOM, LOG, WANT_LSE, BEGIN, ALL_TOKENS, ROW_BLOCKS, PIECE_TOKENS, SHARE,
  LISTED, LIST_BLOCKS) = (
     geometry.ROWS, geometry.TERMS, geometry.BLOCK_ROWS, geometry.ROW_ROOM, geometry.LOG, geometry.WANT_LSE,
-    geometry.BEGIN, geometry.ALL_TOKENS, geometry.ROW_BLOCKS, geometry.PIECE_TOKENS, geometry.FEW,
-    geometry.MANY, geometry.LISTED, geometry.LIST_BLOCKS,
+    geometry.BEGIN, geometry.ALL_TOKENS, geometry.ROW_BLOCKS, geometry.PIECE_TOKENS, geometry.SHARE,
+    geometry.LISTED, geometry.LIST_BLOCKS,
 )  # fmt: skip
 
 
@@ -38,9 +38,9 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     jit, thread, number, sync, get, put = P.jit, P.thread, P.block, P.sync, P.get, P.put
     divide, integer, draw = P.divide, P.integer, P.draw
     fine_point = F.fine_point
-    area, last_one, rows_of_more = P.dynamic(kind.real), P.shared(1, int), P.shared(2 + 2 * block, int)
+    area, last_one, rows_of_more = P.dynamic(kind.real), P.shared(1, int), P.shared(3 + 3 * block, int)
     maxima, totals, rests, inverses = (P.shared(block, kind.real) for _ in range(4))
-    BLOCK, V = block, kind.vector
+    BLOCK, HALF, V = block, min(block, 128), kind.vector
 
     @jit
     def put_on_list(listed, row, tokens, note, tid, geo):
@@ -69,7 +69,7 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
         # a is (ALL_TOKENS, TERMS), alpha (ALL_TOKENS,), lse (ROWS,).
         tid, stage, note = thread(), area(), last_one()
         tops, wholes, lost, inverse = maxima(), totals(), rests(), inverses()
-        # Rows of more than eight threads: how many want a warp, how many the block; then which.
+        # Rows of more than eight threads: how many want 32, 128, all of them; then which.
         larger = rows_of_more()
         terms, room = geo[TERMS], geo[ROW_ROOM]
         row = number() * geo[BLOCK_ROWS]
@@ -84,22 +84,23 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
             rows = last - row
             end = min(max(integer(limits, last), begin), geo[ALL_TOKENS])
             while (end - begin) * terms + rows * V > room:
-                rows = max(1, rows >> 1)
+                rows -= max(1, rows >> 2)
                 end = min(max(integer(limits, row + rows), begin), geo[ALL_TOKENS])
-            if tid < 2:
+            if tid < 3:
                 put(larger, tid, 0)
             sync()
             if tid < rows:
                 _, tokens = tokens_of(limits, row + tid, begin, end, geo)
-                if tokens * terms > geo[FEW]:
-                    size = 0 if tokens * terms <= geo[MANY] else 1
-                    put(larger, 2 + size * BLOCK + draw(larger, size, 1), tid)
+                if tokens * terms > 8 * geo[SHARE]:
+                    size = 0 if tokens * terms <= 32 * geo[SHARE] else 1
+                    size = size if tokens * terms <= 128 * geo[SHARE] else 2
+                    put(larger, 3 + size * BLOCK + draw(larger, size, 1), tid)
             sync()
             writing = 0
             while writing < 2:
                 size = -1
-                while size < 2:
-                    span = 8 if size < 0 else 32 if size == 0 else BLOCK
+                while size < 3:
+                    span = 8 if size < 0 else 32 if size == 0 else HALF if size == 1 else BLOCK
                     among = rows if size < 0 else get(larger, size)
                     group, groups = divide(tid, span), divide(BLOCK, span)
                     t = tid - group * span
@@ -108,9 +109,9 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
                         live = turn + group < among
                         r, first, tokens = 0, begin, 0
                         if live:
-                            r = turn + group if size < 0 else get(larger, 2 + size * BLOCK + turn + group)
+                            r = turn + group if size < 0 else get(larger, 3 + size * BLOCK + turn + group)
                             first, tokens = tokens_of(limits, row + r, begin, end, geo)
-                            live = size >= 0 or tokens * terms <= geo[FEW]
+                            live = size >= 0 or tokens * terms <= 8 * geo[SHARE]
                         place = ((first - begin) * terms & -V) + r * V
                         if writing == 1:
                             if live:
@@ -118,8 +119,8 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
                                     stage, place + t * terms, t, tokens, tokens, alpha, first, span,
                                     get(tops, r), get(wholes, r), get(lost, r), get(inverse, r), law, geo,
                                 )  # fmt: skip
-                        elif live or size < 0:
-                            # All threads of a warp come here together, though eight of them may have no row.
+                        else:
+                            # All threads come here together, though some may have no row.
                             count = tokens * terms if live else 0
                             m = copy(a, geo[BEGIN] + first * terms, count, stage, place, t, span)
                             m = highest_of_all(m, tid, t, span)
