@@ -91,6 +91,7 @@ def gpu(standin, monkeypatch, tmp_path):
 
 def forget():
     driver.library.cache_clear()
+    driver.count.cache_clear()
     driver._devices.clear()
     launch._ready.cache_clear()
     functions._plan_for.cache_clear()
@@ -331,6 +332,17 @@ def test_too_many_axes(gpu):
     with pytest.raises(NotImplementedError, match=r"summed axes, no two of which.*contiguous copy"):
         nbfagg.fagg(Array(a))
     assert not gpu
+
+
+def test_where_there_is_one_gpu_none_is_asked_for(gpu, monkeypatch):
+    x = logits(2, 3, 4)
+    gpu.library.standin_fail(b"cuPointerGetAttribute", 1)
+    with pytest.raises(driver.DriverError, match="asking whose memory an array is"):
+        nbfagg.fagg(Array(x))
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "count", lambda: 1)
+        alpha = nbfagg.fagg(Array(x))
+    np.testing.assert_allclose(values_of(alpha), reference.oracle(x).astype(float), rtol=1e-6)
 
 
 def test_arrays_on_two_devices(gpu, monkeypatch):
