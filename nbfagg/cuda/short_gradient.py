@@ -21,7 +21,7 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     copy, included = logits.copy, logits.included
     read = absorb.make_apart(P, F, kind).read
     token = gradient.make_token(P, F, kind, block)
-    factor_of, differentiate = token.factor_of, _make_token(P, F, token.coefficient_of)
+    factor_of, differentiate = token.factor_of, _make_token(P, F, kind, token.coefficient_of)
     thread, number, sync, get, put, divide = P.thread, P.block, P.sync, P.get, P.put, P.divide
     jit, store, store_vector = P.jit, P.store, P.store_vector
     area = P.dynamic(kind.real)
@@ -103,11 +103,24 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     return short_gradient
 
 
-def _make_token(P: SimpleNamespace, F: SimpleNamespace, coefficient_of: Any) -> Any:
+def _make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, coefficient_of: Any) -> Any:
     """Give the device function that puts a token's gradient in the place of its logits."""
     jit, get, put, top = P.jit, P.get, P.put, staged.make_top(P, F)
     deep, point_for, far_down, add_exactly = F.deep, F.deep_point, F.far_down, F.add_exactly
     ZERO, ONE, NINF, LIFT = F.ZERO, F.ONE, F.NINF, F.DEEP_UNLIFTED
+
+    if kind.half:
+
+        @jit
+        def join(s, rest, e):
+            """Add to a sum; what half precision loses does not show."""
+            return s + e, rest
+    else:
+
+        @jit
+        def join(s, rest, e):
+            s, lost = add_exactly(s, e)
+            return s, rest + lost
 
     @jit
     def differentiate(stage, at, terms, value, law):
@@ -120,8 +133,7 @@ def _make_token(P: SimpleNamespace, F: SimpleNamespace, coefficient_of: Any) -> 
             e = -ONE
             if x != NINF:
                 e = far_down(deep(x, point, law))
-                s, lost = add_exactly(s, e)
-                rest += lost
+                s, rest = join(s, rest, e)
             put(stage, at + i, e)
             i += 1
         c = coefficient_of(value, s * LIFT, rest * LIFT)

@@ -195,7 +195,7 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
     def one(stage, at, terms):
         return get(stage, at)
 
-    # float64's 3 ulp leave no room for sums that round; float32's 4 do for those of four.
+    # float64's 3 ulp leave no room for sums that round; float32's 4 do for three of them one after the other.
     if kind.wide:
 
         @jit
@@ -238,6 +238,27 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
         def three(stage, at, terms):
             return two(stage, at, terms) + get(stage, at + 2)
 
+        @jit
+        def four(stage, at, terms):
+            v = get_quad(stage, at)
+            return (v[0] + v[1]) + (v[2] + v[3])
+
+        @jit
+        def eight(stage, at, terms):
+            return four(stage, at, terms) + four(stage, at + 4, terms)
+
+        @jit
+        def five(stage, at, terms):
+            return (two(stage, at, terms) + two(stage, at + 2, terms)) + get(stage, at + 4)
+
+        @jit
+        def six(stage, at, terms):
+            return (two(stage, at, terms) + two(stage, at + 2, terms)) + two(stage, at + 4, terms)
+
+        @jit
+        def seven(stage, at, terms):
+            return (two(stage, at, terms) + two(stage, at + 2, terms)) + three(stage, at + 4, terms)
+
         if HALF:
 
             @jit
@@ -253,8 +274,7 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
 
         @jit
         def add_quad(s, rest, stage, at):
-            v = get_quad(stage, at)
-            return join(s, rest, (v[0] + v[1]) + (v[2] + v[3]))
+            return join(s, rest, four(stage, at, 4))
 
         @jit
         def add_four(s, rest, stage, at):
@@ -305,6 +325,37 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
         return write
 
     write_one, write_two, write_three, write_quads, write_some = map(writer, (one, two, three, quads, some))
+    if kind.wide:
+
+        @jit
+        def write_more(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse):
+            """Write those of four terms or more."""
+            if terms % 4 == 0:
+                write_quads(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+            else:
+                write_some(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+    else:
+        write_four, write_five, write_six, write_seven, write_eight = map(
+            writer, (four, five, six, seven, eight)
+        )
+
+        @jit
+        def write_more(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse):
+            """Write those of four terms or more."""
+            if terms == 4:
+                write_four(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+            elif terms == 5:
+                write_five(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+            elif terms == 6:
+                write_six(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+            elif terms == 7:
+                write_seven(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+            elif terms == 8:
+                write_eight(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+            elif terms % 4 == 0:
+                write_quads(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+            else:
+                write_some(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
 
     @jit
     def write(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse):
@@ -317,10 +368,8 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
             write_two(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
         elif terms == 3:
             write_three(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
-        elif terms % 4 == 0:
-            write_quads(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
         else:
-            write_some(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+            write_more(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
 
     top = make_top(P, F)
 
