@@ -7,18 +7,18 @@ by `build` for the GPU that is there or beforehand.
 Where memory is not the limit, on paper (instructions for each logit against what 4.3 TB/s leave time for):
 
 * Tokens of less than 128 bytes, in rows of up to 43 KB of the arithmetic (`short`), cost float32 and float64
-  up to 1.02 times their budget with 1 to 3 terms or a multiple of four, else 1.15 times (1.03, float64);
-  float16 up to 1.2 and 1.4 times, bfloat16 1.5 and 1.7 times. Rows of 1 to 4 vectors add a thread's fixed
-  cost, and logarithms take two exponentials a logit.
+  up to 1.03 times their budget with up to eight terms or a multiple of four, float16 1.13 times, bfloat16
+  1.45 times (its exponentials reach further down); with any other number 1.15, 1.4 and 1.7 times. Rows of 1
+  to 4 vectors add a thread's fixed cost, and logarithms take two exponentials a logit.
 * Larger rows of tokens of up to 16 bytes are read twice, with an exponential each time (`pieces`,
   `short_pieces`): at one float32 term 1.1 times the budget. The second time is meant to find them in L2,
   in groups of rows of 12 MB; a larger row comes from memory twice.
 * Other tokens in larger rows write (maximum, sum), 8 bytes each, which are read back: at 32 float32 terms
   that is an eighth of the traffic more, at 8 a half.
 * Gradients of tokens of less than 128 bytes (`short_gradient`) cost float32 and float64 their budget, half
-  precision 1.45 times, and a token 110 instructions besides: 14 for each of 8 terms, where float32 has 55.
+  precision 1.06 times, and a token 110 instructions besides: 14 for each of 8 terms, where float32 has 55.
 * Packed rows of such tokens (`short_packed`) cost the same, up to 1.1 times that, and where tokens begin
-  between multiples of 16 bytes up to 1.3 times; a row has eight threads at least, some 200 instructions each,
+  between multiples of 16 bytes up to 1.27 times; a row has eight threads at least, some 200 instructions each,
   and a block leaves room that longer rows would have filled. Rows of more than 40 KB of the arithmetic are
   read twice, the second time in L2 if they are few.
 * Walks over other strides read number by number: half precision costs 1.06 times its budget there, with a
