@@ -169,10 +169,18 @@ def test_bench(played, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(bench, "TURNED", 1000)
+    monkeypatch.setattr(bench, "PACKED_ROW", 10)
     shape = (3, 4, 2, 5)
     path = tmp_path / "bench.json"
-    assert bench.main(str(path), (shape,), ("float32", "bfloat16"), "cpu", calls=3) == 0
+    assert bench.main(str(path), (shape,), ((40, 1, 3),), ("float32", "bfloat16"), "cpu", calls=3) == 0
     report = json.loads(path.read_text())
+    packed = [entry for entry in report["results"] if entry["peer"] == "nbfagg, packed"]
+    assert [(entry["shape"], entry["dtype"], entry["what"]) for entry in packed] == [
+        ([40, 1, 3], dtype, what)
+        for dtype in ("float32", "bfloat16")
+        for what in ("forward", "forward and gradient")
+    ]
+    assert "short_packed_unaligned" in {entry[0] for entry in played}
     assert {entry["peer"] for entry in report["results"]} >= {
         "nbfagg",
         "torch eager",

@@ -18,9 +18,9 @@ Where memory is not the limit, on paper (instructions for each logit against wha
 * Gradients of tokens of less than 128 bytes (`short_gradient`) cost float32 and float64 their budget, half
   precision 1.06 times, and a token 110 instructions besides: 14 for each of 8 terms, where float32 has 55.
 * Packed rows of such tokens (`short_packed`) cost the same, up to 1.1 times that, and where tokens begin
-  between multiples of 16 bytes up to 1.27 times; a row has eight threads at least, some 200 instructions each,
-  and a block leaves room that longer rows would have filled. Rows of more than 40 KB of the arithmetic are
-  read twice, the second time in L2 if they are few.
+  between multiples of 16 bytes up to 1.27 times; a row has eight threads at least, some 200 instructions
+  each, and a block leaves room that longer rows would have filled. Rows of more than 40 KB of the arithmetic
+  are read twice, the second time in L2 if they are few.
 * Walks over other strides read number by number: half precision costs 1.06 times its budget there, with a
   mask 1.02 times; float32 and float64 keep to it.
 * Packed rows of longer tokens are finished by a block each: a row of a million by one multiprocessor.

@@ -9,6 +9,7 @@ logits once, results once; of a gradient, logits and slopes once.
 from __future__ import annotations
 
 import json as json_format
+import math
 import statistics
 from collections.abc import Callable
 from importlib import import_module
@@ -24,6 +25,9 @@ SHAPES = (
     (1, 8, 1, 1 << 24),
     (4096, 1, 1, 32768),
 )
+# Of packed rows: tokens, and terms of each; one in PACKED_ROW of the tokens begins a row, by chance.
+PACKED = ((1 << 24, 1, 1), (1 << 22, 1, 8), (1 << 18, 1, 64))
+PACKED_ROW = 512
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # Twice the L2 of an H200.
 TURNED = 100 * 1024 * 1024
@@ -116,38 +120,75 @@ def _slopes(function: Callable[[Any], Any], a: Any, g: Any) -> Any:
 
 def measure(shape: tuple[int, ...], dtype: str, device: str, calls: int = CALLS) -> list[dict[str, Any]]:
     """Measure all peers on one shape: forward, and forward with gradient."""
-    torch = _torch()
-    kind = getattr(torch, dtype)
-    size = int(torch.Size(shape).numel()) * kind.itemsize
-    count = min(8, max(1, -(-TURNED // size)))
-    inputs = [torch.randn(shape, dtype=torch.float32, device=device).mul_(3).to(kind) for _ in range(count)]
-    small = shape[0] * shape[1] * kind.itemsize
-    g = torch.randn(shape[:2], device=device).to(kind)
+    inputs = _inputs(shape, dtype, device)
+    g = _torch().randn(shape[:2], device=device).to(inputs[0].dtype)
     found = []
     for name, function in peers(dtype).items():
-        for what, bytes_moved in (("forward", size + small), ("forward and gradient", 3 * size + 2 * small)):
-            if what != "forward" and name in ("triton", "cupy"):
-                continue
-            entry = {"shape": shape, "dtype": dtype, "peer": name, "what": what, "bytes": bytes_moved}
-            try:
-                if what == "forward":
-                    seconds = timed(function, inputs, calls)
-                else:
-                    watched = [a.requires_grad_() for a in inputs]
-                    seconds = timed(lambda a, f=function: _slopes(f, a, g), watched, calls)  # type: ignore[misc]
-                entry |= {"seconds": seconds, "GB/s": bytes_moved / seconds / 1e9}
-            except Exception as error:  # a peer that cannot is no reason to stop
-                entry["error"] = f"{type(error).__name__}: {error}"
-            finally:
-                for a in inputs:
-                    a.requires_grad_(False)
-            found.append(entry)
+        found += _measured(name, function, inputs, g, calls, with_gradient=name not in ("triton", "cupy"))
+    return found
+
+
+def measure_packed(
+    shape: tuple[int, ...], dtype: str, device: str, calls: int = CALLS
+) -> list[dict[str, Any]]:
+    """Measure packed rows of so many tokens together, that end anywhere: a few are ten times the mean."""
+    import nbfagg
+
+    torch = _torch()
+    inputs = _inputs(shape, dtype, device)
+    g = torch.randn(shape[:1], device=device).to(inputs[0].dtype)
+    ends = torch.randint(
+        0, shape[0] + 1, (shape[0] // PACKED_ROW,), generator=torch.Generator().manual_seed(0)
+    )
+    offsets = torch.cat([torch.tensor([0]), ends.sort().values, torch.tensor([shape[0]])]).to(device)
+    return _measured("nbfagg, packed", lambda a: nbfagg.fagg_packed(a, offsets), inputs, g, calls)
+
+
+def _inputs(shape: tuple[int, ...], dtype: str, device: str) -> list[Any]:
+    """Give arrays of logits that together are several times as large as L2."""
+    torch = _torch()
+    kind = getattr(torch, dtype)
+    count = min(8, max(1, -(-TURNED // (math.prod(shape) * kind.itemsize))))
+    return [torch.randn(shape, dtype=torch.float32, device=device).mul_(3).to(kind) for _ in range(count)]
+
+
+def _measured(
+    name: str,
+    function: Callable[[Any], Any],
+    inputs: list[Any],
+    g: Any,
+    calls: int,
+    with_gradient: bool = True,
+) -> list[dict[str, Any]]:
+    """Measure one peer."""
+    size, small = inputs[0].nbytes, g.nbytes
+    ways: dict[str, tuple[int, Callable[[Any], Any]]] = {"forward": (size + small, function)}
+    if with_gradient:
+        ways["forward and gradient"] = (3 * size + 2 * small, lambda a: _slopes(function, a, g))
+    found = []
+    for what, (bytes_moved, way) in ways.items():
+        entry: dict[str, Any] = {
+            "shape": tuple(inputs[0].shape), "dtype": str(inputs[0].dtype).removeprefix("torch."),
+            "peer": name, "what": what, "bytes": bytes_moved,
+        }  # fmt: skip
+        try:
+            for a in inputs:
+                a.requires_grad_(what != "forward")
+            seconds = timed(way, inputs, calls)
+            entry |= {"seconds": seconds, "GB/s": bytes_moved / seconds / 1e9}
+        except Exception as error:  # a peer that cannot is no reason to stop
+            entry["error"] = f"{type(error).__name__}: {error}"
+        finally:
+            for a in inputs:
+                a.requires_grad_(False)
+        found.append(entry)
     return found
 
 
 def main(
     json: str | None = None,
     shapes: tuple[tuple[int, ...], ...] = SHAPES,
+    packed: tuple[tuple[int, ...], ...] = PACKED,
     dtypes: tuple[str, ...] = DTYPES,
     device: str = "cuda",
     calls: int = CALLS,
@@ -158,7 +199,7 @@ def main(
     ----------
     json : str, optional
         The file.
-    shapes, dtypes, device, calls
+    shapes, packed, dtypes, device, calls
         What is measured, where, and how many calls the medians are of.
 
     Returns
@@ -177,9 +218,10 @@ def main(
     bandwidth = copy_bandwidth(device)
     print(f"copy: {bandwidth / 1e9:.0f} GB/s read and written\n", flush=True)
     found = []
-    for shape in shapes:
+    kinds = [(shape, measure) for shape in shapes] + [(shape, measure_packed) for shape in packed]
+    for shape, measured in kinds:
         for dtype in dtypes:
-            for entry in measure(shape, dtype, device, calls):
+            for entry in measured(shape, dtype, device, calls):
                 found.append(entry)
                 told = entry.get("error") or f"{entry['GB/s']:8.0f} GB/s {entry['seconds'] * 1e6:9.1f} us"
                 print(f"{shape!s:<24}{dtype:<10}{entry['peer']:<26}{entry['what']:<22}{told}", flush=True)
