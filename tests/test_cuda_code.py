@@ -168,7 +168,7 @@ LOOPS = {
     "walk_masked": (SINGLE, 32, 16),
 }
 # Of half precision one by one, a load takes as many instructions as of float32, for half the bytes.
-BEYOND = {("walk", 2): 1.1, ("walk_masked", 2): 1.05}
+BEYOND = {("walk", 2): 1.04}
 
 
 def cost(code, kernel, kind):

@@ -21,8 +21,8 @@ Where memory is not the limit, on paper (instructions for each logit against wha
   between multiples of 16 bytes up to 1.27 times; a row has eight threads at least, some 200 instructions
   each, and a block leaves room that longer rows would have filled. Rows of more than 40 KB of the arithmetic
   are read twice, the second time in L2 if they are few.
-* Walks over other strides read number by number: half precision costs 1.06 times its budget there, with a
-  mask 1.02 times; float32 and float64 keep to it.
+* Walks over other strides read number by number: half precision costs 1.03 times its budget there; with a
+  mask, and in float32 and float64, they keep to it.
 * Packed rows of longer tokens are finished by a block each: a row of a million by one multiprocessor.
 * The gradient looks at a token twice, the second time in L2; a token split into cells is read twice.
 

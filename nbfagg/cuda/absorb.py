@@ -90,13 +90,22 @@ def make(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> SimpleNamespace:
             return new, s * factor, rest * factor, True
         return m, s, rest, False
 
-    @jit
-    def add(s, rest, t, less):
-        """Add the two parts of a vector's sum to a sum, and what is lost to its rest."""
-        s, lost = add_exactly(s, t)
-        rest += lost
-        s, lost = add_exactly(s, less)
-        return s, rest + lost
+    if half:
+
+        @jit
+        def add(s, rest, t, less):
+            """Add a vector's sum, of which half precision has one part, to a sum."""
+            s, lost = add_exactly(s, t)
+            return s, rest + lost
+    else:
+
+        @jit
+        def add(s, rest, t, less):
+            """Add the two parts of a vector's sum to a sum, and what is lost to its rest."""
+            s, lost = add_exactly(s, t)
+            rest += lost
+            s, lost = add_exactly(s, less)
+            return s, rest + lost
 
     @jit
     def one(m, s, rest, point, v, law):
