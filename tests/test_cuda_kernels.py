@@ -311,8 +311,9 @@ LENGTHS += [0] * 200
 
 
 @each
-@pytest.mark.parametrize("log", [False, True])
-@pytest.mark.parametrize("terms", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("terms", "log"), [(1, False), (2, True), (3, False), (3, True), (4, False), (7, False)]
+)
 def test_packed_rows_of_short_tokens(terms, log, storage):
     """Of any lengths side by side, from wherever they begin, and each to the bits that it has alone."""
     random = np.random.default_rng(terms)
