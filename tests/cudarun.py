@@ -18,7 +18,7 @@ from nbfagg.cuda.law import law_for
 TINY = plans.Limits(
     block=64, whole_row=600, shared=5120, block_terms=200, chunk=100, row_cells=16, row_blocks=4,
     block_cells=64, group=9700, groups=3, last_tokens=20, last_cells=64, piece=16, share=5,
-    blocks=3,
+    blocks=3, list_blocks=3,
 )  # fmt: skip
 
 
@@ -69,8 +69,11 @@ def _filled(shape, storage, fill=7):
     return np.full(shape, fill, cudasim.NUMPY[storage])
 
 
-def run(plan, law, arrays, changes):
-    """Run a plan's steps; `arrays` are the kernels' arguments by name, `changes` what the geometry gets."""
+def run(plan, law, arrays, changes, kept=None):
+    """Run a plan's steps; `arrays` are the kernels' arguments by name, `changes` what the geometry gets.
+
+    `kept` gets them all.
+    """
     geo = list(plan.geometry)
     for name, value in changes.items():
         geo[getattr(geometry, name)] += value
@@ -79,12 +82,15 @@ def run(plan, law, arrays, changes):
         "law": tuple(map(real, law)),
         "work": np.full(plan.space, 1.2345e30, real),
         "tickets": np.zeros(max(1, plan.rows), np.int32),
-        "listed": np.zeros(plan.listed, np.int32),
+        "listed": np.full(plan.listed, -12345, np.int32),
         "limits": np.zeros(1, np.int64),
         "mask": np.zeros(1, np.uint8),
         "lse": np.zeros(1, real),
         "grad_lse": np.zeros(1, real),
     } | arrays
+    given["listed"][:1] = 0
+    if kept is not None:
+        kept |= given
     primitives = cudasim.make(plan.kind)
     for step in plan.steps:
         geo[geometry.FIRST] = step.first
@@ -94,7 +100,6 @@ def run(plan, law, arrays, changes):
         cudasim.launch(kernel, step.grid, plan.block, step.room, [given[n] for n in arguments], Order.now)
     # Ready for the next call.
     assert not given["tickets"].any()
-    assert not given["listed"][:2].any()
 
 
 def plan_for(
@@ -165,7 +170,9 @@ def fagg_vjp(grad, a, alpha, *, grad_lse=None, out=None, **options):
     return cudasim.restored(np.ascontiguousarray(out), result)
 
 
-def fagg_packed(a, offsets, *, scale=1.0, log=False, limits=TINY, grad=None, alpha=None, grad_lse=None):
+def fagg_packed(
+    a, offsets, *, scale=1.0, log=False, limits=TINY, grad=None, alpha=None, grad_lse=None, kept=None
+):
     """Give alpha and lse of packed rows; or, with grad and alpha, the gradient."""
     kind = kind_of(storage_of(a), inputs.as_scale(scale, np.dtype(f"f{a.itemsize}"))[1])
     rows = len(offsets) - 1
@@ -184,5 +191,5 @@ def fagg_packed(a, offsets, *, scale=1.0, log=False, limits=TINY, grad=None, alp
         run(plan, law, arrays, changes | {"OUT_BEGIN": begin, "OF_LSE": int(grad_lse is not None)})
         return cudasim.restored(np.ascontiguousarray(out), kind.result)
     alpha, lse = _filled(len(a), kind.result), np.full(rows, 7, kind.real)
-    run(plan, law, arrays | {"alpha": alpha, "lse": lse}, changes | {"WANT_LSE": 1})
+    run(plan, law, arrays | {"alpha": alpha, "lse": lse}, changes | {"WANT_LSE": 1}, kept)
     return cudasim.restored(alpha, kind.result), lse

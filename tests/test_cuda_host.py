@@ -237,15 +237,39 @@ def test_gradient_and_packed(gpu):
     np.testing.assert_array_equal(place.values, given)
 
 
-def test_packed_rows_too_large_for_a_block(gpu):
-    """Their list is kept from call to call, and found empty each time; one of fewer rows among them."""
+def test_packed_rows_too_large_for_a_block(gpu, monkeypatch):
+    """Their list is kept from call to call, and empty at each: after more rows, and a call that failed."""
     first = np.array([0, 400, 410, 900])
+    run = gpu.library.cuLaunchKernel
+
+    def failing(function, *rest):
+        return 700 if "pieces" in ctypes.string_at(function).decode() else run(function, *rest)
+
     for offsets in (first, np.array([0, 10, 500]), first):
         x = logits(offsets[-1], 3)
         alpha = nbfagg.fagg_packed(Array(x), Array(offsets))
         exact = reference.fagg_packed(x, offsets)
         np.testing.assert_allclose(values_of(alpha), exact.astype(float), rtol=1e-6)
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu.library, "cuLaunchKernel", failing)
+            with pytest.raises(driver.DriverError, match="the result is not to be used"):
+                nbfagg.fagg_packed(Array(logits(900, 3)), Array(first))
     assert {(0, "work"), (0, "listed")} == set(driver.device(0)._spaces)
+
+
+def test_rows_of_more_tokens_than_32_bits_count_are_refused():
+    kind = kind_of("f2")
+    tokens = 2**32
+    for shape, strides, out in (
+        ((1, tokens, 1), (2 * tokens, 2, 2), None),
+        ((1, tokens, 1), (2, 2, 2), (2, 2, 2)),
+    ):
+        with pytest.raises(NotImplementedError, match=r"rows of 4294967296 tokens; want fewer than 2\*\*32"):
+            plans.make_plan(kind, shape, strides, True, (0,), (1,), False, out=out)
+    forward = plans.make_plan(kind, (tokens, 1), (2, 2), True, (), (0,), False, packed_rows=5)
+    assert forward.steps[0].kernel.startswith("short_packed")
+    with pytest.raises(NotImplementedError, match="want parts of fewer than"):
+        plans.make_plan(kind, (tokens, 1), (2, 2), True, (), (0,), False, packed_rows=2**31)
 
 
 class OnlyDLPack:

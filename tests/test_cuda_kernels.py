@@ -347,6 +347,14 @@ def test_packed_rows_in_a_block_of_several_times_four_warps():
     assert_close(lse, exact_lse, "f4", "lse")
 
 
+@pytest.mark.parametrize(("storage", "shape"), [("f4", (820, 1)), ("f8", (21, 14))])
+def test_a_packed_row_just_too_large_for_a_block(storage, shape):
+    x = np.random.default_rng(1).normal(0, 3, shape).astype(storage)
+    for tokens in range(len(x) - 12, len(x) + 1):
+        alpha, _ = cudarun.fagg_packed(cudarun.lay(x[:tokens]), np.array([0, tokens]))
+        assert_close(alpha, reference.fagg_packed(x[:tokens], np.array([0, tokens])), storage, "alpha")
+
+
 def test_packed_rows_that_fill_the_shared_memory_of_a_block():
     """Where each of them begins at a multiple of 16 bytes: others have less room than they have numbers."""
     x = np.random.default_rng(1).normal(0, 3, (128, 5)).astype(np.float32)
@@ -377,7 +385,10 @@ def test_offsets_that_make_no_rows_touch_nothing_else():
     for offsets in (
         [0, 1500, 20, 1900, 7, 2000], [-5, 30, 99999], [2**40, -(2**40), 3], [0, 2000] * 9, [900, 30, 30, 2]
     ):  # fmt: skip
-        alpha, lse = cudarun.fagg_packed(a, np.array(offsets, np.int64))
+        found = {}
+        alpha, lse = cudarun.fagg_packed(a, np.array(offsets, np.int64), kept=found)
+        # It would run over after 2**31 pieces.
+        assert found["listed"][0] <= 3 * len(found["listed"])
         assert len(alpha) == 2000
         assert len(lse) == len(offsets) - 1
 
@@ -568,7 +579,7 @@ def all_results():
         yield alpha, lse, slopes
     # A block with rows of every length, two too large for it side by side, and one for all their pieces.
     a = cudarun.lay(np.random.default_rng(0).normal(0, 3, (sum(LENGTHS), 3)).astype(np.float32))
-    limits = dataclasses.replace(cudarun.TINY, blocks=1)
+    limits = dataclasses.replace(cudarun.TINY, blocks=1, list_blocks=1)
     yield cudarun.fagg_packed(a, np.cumsum([0, *LENGTHS]), limits=limits)
     many = cudarun.lay(np.random.default_rng(2).normal(0, 3, (1, 200, 4)).astype(np.float32))
     alpha = cudarun.fagg(many)

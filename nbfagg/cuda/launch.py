@@ -95,8 +95,12 @@ def run(plan: Plan, number: int, stream: int, scale: float, addresses: dict[str,
                 addresses["work"] = device.space(stream, "work", plan.space * (8 if plan.kind.wide else 4))
             if plan.geometry[geometry.LAST] and "tickets" not in addresses:
                 addresses["tickets"] = device.space(stream, "tickets", 4 * plan.rows, zero=True)
-            if plan.listed and "listed" not in addresses:
-                addresses["listed"] = device.space(stream, "listed", 4 * plan.listed, zero=True)
+            if plan.listed:
+                if "listed" not in addresses:
+                    addresses["listed"] = device.space(stream, "listed", 4 * plan.listed)
+                # By each call, whatever became of the one before; of a captured one at each replay.
+                code = device.driver.cuMemsetD8Async(addresses["listed"], 0, 4, stream)
+                driver.check(device.driver, code, "clearing a workspace; nothing was written")
             for made in ready:
                 made.pack(made.parameters, 0, *[addresses.get(name, 0) for name in made.arguments])
                 if in_groups:

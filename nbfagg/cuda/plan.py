@@ -70,7 +70,11 @@ class Limits:
         the shared memory keep all of a block's threads at work.
     blocks : int
         Blocks to have, at least, where packed rows could all be in fewer: four for each of 132
-        multiprocessors. As many share the pieces of larger rows, of which the host cannot know the number.
+        multiprocessors.
+    list_blocks : int
+        Blocks that share the pieces of larger packed rows, of which the host cannot know the number. A prime:
+        of long rows each second, or third, piece has work for `packed_pieces`, which is not to fall to the
+        same few blocks.
     """
 
     block: int = 256
@@ -90,6 +94,7 @@ class Limits:
     piece: int = 2048
     share: int = 32
     blocks: int = 528
+    list_blocks: int = 523
 
 
 STANDARD = Limits()
@@ -246,11 +251,12 @@ def _short_packed_steps(
     steps = (Step(f"short_packed{end}", -(-rows // block_rows), room),)
     if tokens * terms <= room - kind.vector:
         return steps, 0
-    tokens_of = _piece_room(kind, terms, limits)
-    # A row on the list has more than one and a half pieces.
+    # No row on the list is less than a piece, and so none has more than twice the pieces that it fills.
+    most = (room - kind.vector) // (terms * kind.vector) * kind.vector
+    tokens_of = max(kind.vector, min(_piece_room(kind, terms, limits), most))
     listed = 2 * (tokens // tokens_of)
     head[geometry.PIECE_TOKENS], head[geometry.ROW_BLOCKS] = tokens_of, limits.row_blocks
-    head[geometry.LISTED], head[geometry.LIST_BLOCKS] = listed, min(listed, limits.blocks)
+    head[geometry.LISTED], head[geometry.LIST_BLOCKS] = listed, min(listed, limits.list_blocks)
     blocks = head[geometry.LIST_BLOCKS]
     pieces = (
         Step(f"packed_pieces{end}", blocks, 0),
@@ -493,9 +499,15 @@ def make_plan(
     )  # fmt: skip
     # Of packed rows there may be none.
     steps = tuple(step for step in steps if step.grid)
-    if any(step.grid >= 1 << 31 for step in steps):
+    if any(step.grid >= 1 << 31 for step in steps) or packed_rows >= 1 << 31:
         raise NotImplementedError(
-            f"nbfagg: a has shape {shape}, {rows} batch rows; want parts of fewer than 2**31 blocks each"
+            f"nbfagg: a has shape {shape}, {max(rows, packed_rows)} batch rows; want parts of fewer than "
+            "2**31 blocks each"
+        )
+    # Tokens are divided into pieces in 32 bits, but of packed rows on the way forward.
+    if tokens > (1 << 32) - (1 << 16) and not (packed and out is None):
+        raise NotImplementedError(
+            f"nbfagg: a has shape {shape}, rows of {tokens} tokens; want fewer than 2**32, or parts' states"
         )
     sizes = tuple(shape[i] for i in both)
     written = c_strides(sizes, int(kind.result[1]))
@@ -507,7 +519,7 @@ def make_plan(
         steps=steps,
         geometry=tuple(head),
         space=space,
-        listed=2 + 2 * head[geometry.LISTED] if head[geometry.LISTED] else 0,
+        listed=1 + 2 * head[geometry.LISTED] if head[geometry.LISTED] else 0,
         rows=rows,
         tokens=tokens,
         block=limits.block,

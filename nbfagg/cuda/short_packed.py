@@ -6,8 +6,8 @@ row, as its own length says, so that its sums are those of a row alone. A row th
 list, piece by piece. `packed_pieces` finds the totals of the pieces on the list, `short_packed_pieces` reads
 them again and writes their weights: as many blocks as the device runs at once, whosesoever they are.
 
-The list, `listed`: how many pieces are on it, how many blocks are done with it, then row and piece of each.
-A row's pieces stand side by side, in order; which row comes first is chance, and shows in no result.
+The list, `listed`: how many pieces are on it, which is 0 before a call, then row and piece of each. A row's
+pieces stand side by side, in order; which row comes first is chance, and shows in no result.
 """
 
 from __future__ import annotations
@@ -46,15 +46,16 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
     def put_on_list(listed, row, tokens, note, tid, geo):
         pieces = (tokens + geo[PIECE_TOKENS] - 1) // geo[PIECE_TOKENS]
         if tid == 0:
-            put(note, 0, draw(listed, 0, pieces))
+            # There is room for all, unless offsets make rows share tokens: then no count may run over.
+            drawn = draw(listed, 0, 0)
+            put(note, 0, draw(listed, 0, pieces) if drawn <= geo[LISTED] else drawn)
         sync()
         first = get(note, 0)
-        # There is room for all, unless offsets make rows share tokens.
         known = row if first + pieces <= geo[LISTED] else -1
         i = first + tid
         while i < min(first + pieces, geo[LISTED]):
-            put(listed, 2 + 2 * i, known)
-            put(listed, 3 + 2 * i, i - first)
+            put(listed, 1 + 2 * i, known)
+            put(listed, 2 + 2 * i, i - first)
             i += BLOCK
         sync()
 
@@ -170,7 +171,7 @@ def make_pieces(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> An
         scratch = maxima(), sums(), rests()
         i = number()
         while i < min(integer(listed, 0), geo[LISTED]):
-            row, piece = integer(listed, 2 + 2 * i), integer(listed, 3 + 2 * i)
+            row, piece = integer(listed, 1 + 2 * i), integer(listed, 2 + 2 * i)
             first, tokens = limits_of(limits, max(row, 0), geo)
             size, begin = cell_of(tokens, geo), piece * geo[PIECE_TOKENS]
             # Totals of several pieces of a long row stand where the first of them does.
@@ -189,14 +190,14 @@ def make_pieces(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> An
 
 
 def make_short_pieces(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
-    """Give the kernel that writes the weights of what is on the list, and clears it."""
+    """Give the kernel that writes the weights of what is on the list."""
     F = formulas.make(P, kind)
     done = finish.make(P, F, kind, block)
     logits = staged.make(P, F, done, kind, aligned)
     copy, sums, write = logits.copy, logits.sums, logits.write
     limits_of, merge_all, cell_of = done.limits_of, done.merge_all, _make_cell(P)
     row_inverse, row_lse = done.row_inverse, done.row_lse
-    thread, number, sync, put, integer, draw = P.thread, P.block, P.sync, P.put, P.integer, P.draw
+    thread, number, sync, put, integer = P.thread, P.block, P.sync, P.put, P.integer
     fine_point = F.fine_point
     area = P.dynamic(kind.real)
     maxima, totals, rests = (P.shared(block, kind.real) for _ in range(3))
@@ -207,7 +208,7 @@ def make_short_pieces(P: SimpleNamespace, kind: Kind, aligned: bool, block: int)
         stage, scratch = area(), (maxima(), totals(), rests())
         i = number()
         while i < min(integer(listed, 0), geo[LISTED]):
-            row, piece = integer(listed, 2 + 2 * i), integer(listed, 3 + 2 * i)
+            row, piece = integer(listed, 1 + 2 * i), integer(listed, 2 + 2 * i)
             if row >= 0:
                 first, tokens = limits_of(limits, row, geo)
                 size = cell_of(tokens, geo)
@@ -230,9 +231,5 @@ def make_short_pieces(P: SimpleNamespace, kind: Kind, aligned: bool, block: int)
                 )  # fmt: skip
             # The next one begins with barriers.
             i += geo[LIST_BLOCKS]
-        # Every block has seen how long the list is once its last one draws; a thread that looks later sees 0.
-        if tid == 0 and draw(listed, 1, 1) == geo[LIST_BLOCKS] - 1:
-            put(listed, 0, 0)
-            put(listed, 1, 0)
 
     return short_packed_pieces

@@ -81,10 +81,9 @@ def spaces(like: Tensor, plan: Plan) -> tuple[dict[str, int], Any]:
         return {}, None
     real = torch.float64 if plan.kind.wide else torch.float32
     work = torch.empty(max(1, plan.space), dtype=real, device=like.device)
-    tickets, listed = (
-        torch.zeros(max(1, count), dtype=torch.int32, device=like.device)
-        for count in (plan.rows if plan.geometry[geometry.LAST] else 0, plan.listed)
-    )
+    last = plan.rows if plan.geometry[geometry.LAST] else 1
+    tickets = torch.zeros(last, dtype=torch.int32, device=like.device)
+    listed = torch.empty(max(1, plan.listed), dtype=torch.int32, device=like.device)
     found = {"work": work.data_ptr(), "tickets": tickets.data_ptr(), "listed": listed.data_ptr()}
     return found, (work, tickets, listed)
 
