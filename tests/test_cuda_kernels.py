@@ -388,7 +388,7 @@ def test_offsets_that_make_no_rows_touch_nothing_else():
         found = {}
         alpha, lse = cudarun.fagg_packed(a, np.array(offsets, np.int64), kept=found)
         # It would run over after 2**31 pieces.
-        assert found["listed"][0] <= 3 * len(found["listed"])
+        assert found["listed"][0] <= len(found["listed"])
         assert len(alpha) == 2000
         assert len(lse) == len(offsets) - 1
 
