@@ -4,6 +4,7 @@ A turn's shortest way is what it takes where nothing rare happens: no new larges
 logit, no carry to an outer axis, no NaN.
 """
 
+import functools
 import heapq
 import re
 from typing import NamedTuple
@@ -24,8 +25,9 @@ class Loop(NamedTuple):
     last: int
 
 
+@functools.cache
 def parse(text):
-    """Give a kernel's instructions."""
+    """Give a kernel's instructions; several tests look at each."""
     lines, labels = [], {}
     for line in text.splitlines():
         label = _LABEL.match(line)
@@ -42,7 +44,7 @@ def parse(text):
         conditional = bool(predicate) or bool(re.match(r"\s*U?P\d|\s*!U?P\d", rest))
         target = labels.get(jump[0]) if jump and name.startswith("BRA") else None
         code.append(Instruction(name, conditional, target))
-    return code
+    return tuple(code)
 
 
 def loops(code):
