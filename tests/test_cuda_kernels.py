@@ -338,8 +338,10 @@ def test_packed_rows_of_short_tokens(terms, log, storage):
 
 
 def test_packed_rows_in_a_block_of_several_times_four_warps():
-    x = np.random.default_rng(1).normal(0, 3, (sum(LENGTHS), 3)).astype(np.float32)
-    offsets = np.cumsum([0, *LENGTHS])
+    # Of the first four two at a time have four warps each.
+    lengths = [40, 45, 60, 50, 3, 0, 90, *LENGTHS]
+    x = np.random.default_rng(1).normal(0, 3, (sum(lengths), 3)).astype(np.float32)
+    offsets = np.cumsum([0, *lengths])
     limits = dataclasses.replace(cudarun.TINY, block=256, shared=16000, share=2)
     alpha, lse = cudarun.fagg_packed(cudarun.lay(x), offsets, limits=limits)
     exact, exact_lse = reference.fagg_packed(x, offsets, return_lse=True)

@@ -106,21 +106,8 @@ def make(P: SimpleNamespace, kind: Kind, aligned: bool, block: int) -> Any:
 def _make_token(P: SimpleNamespace, F: SimpleNamespace, kind: Kind, coefficient_of: Any) -> Any:
     """Give the device function that puts a token's gradient in the place of its logits."""
     jit, get, put, top = P.jit, P.get, P.put, staged.make_top(P, F)
-    deep, point_for, far_down, add_exactly = F.deep, F.deep_point, F.far_down, F.add_exactly
+    deep, point_for, far_down, join = F.deep, F.deep_point, F.far_down, staged.make_join(P, F, kind)
     ZERO, ONE, NINF, LIFT = F.ZERO, F.ONE, F.NINF, F.DEEP_UNLIFTED
-
-    if kind.half:
-
-        @jit
-        def join(s, rest, e):
-            """Add to a sum; what half precision loses does not show."""
-            return s + e, rest
-    else:
-
-        @jit
-        def join(s, rest, e):
-            s, lost = add_exactly(s, e)
-            return s, rest + lost
 
     @jit
     def differentiate(stage, at, terms, value, law):

@@ -183,6 +183,25 @@ def make_top(P: SimpleNamespace, F: SimpleNamespace) -> Any:
     return top
 
 
+def make_join(P: SimpleNamespace, F: SimpleNamespace, kind: Kind) -> Any:
+    """Give the device function that adds to a sum in two parts; what half precision loses does not show."""
+    add_exactly = F.add_exactly
+
+    if kind.half:
+
+        @P.jit
+        def join(s, rest, t):
+            return s + t, rest
+    else:
+
+        @P.jit
+        def join(s, rest, t):
+            s, lost = add_exactly(s, t)
+            return s, rest + lost
+
+    return join
+
+
 def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Kind) -> SimpleNamespace:
     """Give the device functions that sum a token's few numbers in shared memory."""
     jit, get, get_quad, store = P.jit, P.get, P.get_quad, P.store
@@ -190,6 +209,7 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
         F.add_exactly, F.pair, F.point_for, F.lifted, F.exponential,
     )  # fmt: skip
     ZERO, HALF, UNLIFTED = F.ZERO, kind.half, F.FINE_UNLIFTED
+    join = make_join(P, F, kind)
 
     @jit
     def one(stage, at, terms):
@@ -197,11 +217,6 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
 
     # float64's 3 ulp leave no room for sums that round; float32's 4 do for three of them one after the other.
     if kind.wide:
-
-        @jit
-        def join(s, rest, t):
-            s, lost = add_exactly(s, t)
-            return s, rest + lost
 
         @jit
         def two(stage, at, terms):
@@ -259,19 +274,6 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
         def seven(stage, at, terms):
             return (two(stage, at, terms) + two(stage, at + 2, terms)) + three(stage, at + 4, terms)
 
-        if HALF:
-
-            @jit
-            def join(s, rest, t):
-                """Add to a sum; what half precision loses does not show."""
-                return s + t, rest
-        else:
-
-            @jit
-            def join(s, rest, t):
-                s, lost = add_exactly(s, t)
-                return s, rest + lost
-
         @jit
         def add_quad(s, rest, stage, at):
             return join(s, rest, four(stage, at, 4))
@@ -325,15 +327,17 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
         return write
 
     write_one, write_two, write_three, write_quads, write_some = map(writer, (one, two, three, quads, some))
-    if kind.wide:
 
-        @jit
-        def write_more(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse):
-            """Write those of four terms or more."""
-            if terms % 4 == 0:
-                write_quads(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
-            else:
-                write_some(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+    @jit
+    def write_any(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse):
+        """Write those of any number of terms."""
+        if terms % 4 == 0:
+            write_quads(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+        else:
+            write_some(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+
+    if kind.wide:
+        write_more = write_any
     else:
         write_four, write_five, write_six, write_seven, write_eight = map(
             writer, (four, five, six, seven, eight)
@@ -352,10 +356,8 @@ def make_token(P: SimpleNamespace, F: SimpleNamespace, row_weight: Any, kind: Ki
                 write_seven(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
             elif terms == 8:
                 write_eight(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
-            elif terms % 4 == 0:
-                write_quads(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
             else:
-                write_some(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
+                write_any(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse)
 
     @jit
     def write(stage, at, step, terms, alpha, place, stride, end, total, rest, inverse):
